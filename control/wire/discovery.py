@@ -1,0 +1,167 @@
+"""What an agent is told about the mesh: the read model, derived by control from the operators' resources.
+
+Every object has a ``uid`` (stable, unique per kind). References between objects are uids. An object that refers to
+one which the reader does not hold is *incomplete*, never free of what it refers to: a workload names every policy that
+selects it, and a policy that has not arrived denies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What an AuthorizationPolicy does with what it matches. DENY is looked at first."""
+
+    ALLOW = "ALLOW"
+    DENY = "DENY"
+
+
+class MtlsMode(StrEnum):
+    """How plaintext from outside the mesh is met (PeerAuthentication)."""
+
+    STRICT = "STRICT"
+    PERMISSIVE = "PERMISSIVE"
+    DISABLE = "DISABLE"
+
+
+class AppProtocol(StrEnum):
+    """What a service port carries, as declared by its owner; never guessed."""
+
+    TCP = "tcp"
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selectors:
+    """How the kernel's facts name the processes of a workload; one of them is set."""
+
+    systemd_unit: str | None = None
+    """A unit name, such as ``nginx.service``: the cgroup of that name anywhere below the agent's root."""
+    cgroup_path: str | None = None
+    """A path below the agent's cgroup root, such as ``/shop/web``; cgroups nested in it belong to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A group of processes with one identity on one node."""
+
+    uid: str
+    """``<namespace>/<name>`` and the revision that created it: a name used again is another workload."""
+    name: str
+    namespace: str
+    node: str
+    identity: str
+    """The SPIFFE ID that its SVID carries."""
+    addresses: tuple[str, ...]
+    """Canonical IP addresses by which the mesh knows it; shared by all workloads of a host network."""
+    ports: tuple[int, ...]
+    """Every port on which it may be reached through the mesh: its own and its services' target ports."""
+    app_address: str | None = None
+    """Where the node's agent connects to it, if not to the address itself (for example 127.0.0.1)."""
+    selectors: Selectors
+    policies: tuple[str, ...] = ()
+    """uids of every AuthorizationPolicy that selects it (mesh, namespace and label selected)."""
+    mtls_mode: MtlsMode = MtlsMode.PERMISSIVE
+    sni: str
+    """The server name by which agents ask for it where workloads share an address."""
+    tunnel_port: int = 15008
+    labels: dict[str, str]
+    canonical_service: str
+    canonical_revision: str
+    app: str
+    version: str
+    cluster: str
+    service_account: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePort:
+    """A port of a service; ``target_port`` is where its endpoints listen."""
+
+    name: str
+    port: int
+    target_port: int
+    protocol: AppProtocol = AppProtocol.TCP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A name with virtual addresses before a set of workloads."""
+
+    uid: str
+    name: str
+    namespace: str
+    hostname: str
+    addresses: tuple[str, ...]
+    """Virtual IPs: captured by the agents, routed nowhere."""
+    ports: tuple[ServicePort, ...]
+    endpoints: tuple[str, ...]
+    """uids of the workloads behind it, in stable order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceMatch:
+    """Who connects. Every list that is not empty must match; within a list one entry is enough.
+
+    ``principals`` are ``<trust-domain>/ns/<ns>/sa/<sa>`` with at most one ``*`` at the start or the end.
+    ``ip_blocks`` are CIDR prefixes or single addresses.
+    """
+
+    principals: tuple[str, ...] = ()
+    not_principals: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    not_namespaces: tuple[str, ...] = ()
+    ip_blocks: tuple[str, ...] = ()
+    not_ip_blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationMatch:
+    """What is connected to: the workload's own (target) port."""
+
+    ports: tuple[int, ...] = ()
+    not_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRule:
+    """Matches if one of ``sources`` (none given: anybody) and one of ``operations`` (none: any) match."""
+
+    sources: tuple[SourceMatch, ...] = ()
+    operations: tuple[OperationMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationPolicy:
+    """An L4 policy as the agents evaluate it; which workloads it selects is told by the workloads."""
+
+    uid: str
+    name: str
+    namespace: str
+    action: Action
+    rules: tuple[PolicyRule, ...]
+    """No rule matches nothing: ALLOW without rules admits nobody, DENY without rules refuses nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBundle:
+    """The certificates that vouch for one trust domain. Bundles of different domains are never merged."""
+
+    uid: str
+    """The trust domain."""
+    certificates: tuple[str, ...]
+    """PEM, one certificate each; more than one while roots overlap."""
+
+
+KINDS: dict[str, type[Workload | Service | AuthorizationPolicy | TrustBundle]] = {
+    "workload": Workload,
+    "service": Service,
+    "policy": AuthorizationPolicy,
+    "bundle": TrustBundle,
+}
+"""Kind name on the wire -> type."""
+
+DiscoveryObject = Workload | Service | AuthorizationPolicy | TrustBundle

@@ -1,0 +1,196 @@
+"""The words between the manager and its workers, over a Unix stream socket pair that nobody else can reach.
+
+Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
+first: ``Start``, then a snapshot ``StateBatch``, ``Enrolment`` and every ``Svid`` it has; from then on whatever
+changes. The worker answers ``Ready`` once its listeners are open, ``Applied`` after each batch, and each
+``Collect``/``ListFlows`` by its number.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from control.wire.codec import DecodeError, decode, encode
+from control.wire.watch import Batch
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+"""A snapshot of a large mesh is the largest message; more than this is a defect, not a message."""
+_LENGTH = struct.Struct("!I")
+
+
+class ChannelError(Exception):
+    """The other end sent what is not a message: a defect of the agent itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How a worker is to run; the first message. Addresses are text, ports numbers; 0 workers never occur."""
+
+    node: str
+    index: int
+    outbound_port: int
+    tunnel_port: int
+    tunnel_addresses: tuple[str, ...]
+    """Where to listen for tunnels: ``::`` is dual stack, ``0.0.0.0`` IPv4 only."""
+    pin_dir: str
+    """Where the BPF maps are pinned; empty: no capture (only tunnels are served)."""
+    access_log: str
+    """``stdout``, ``off`` or a path."""
+    log_level: str = "info"
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBatch:
+    """A watch batch, as control sent it."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Svid:
+    """The key and chain of an identity (PEM), new or renewed; an empty chain takes the identity away."""
+
+    identity: str
+    chain: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """Every enrolled cgroup and the uid of its workload. Keys are cgroup ids in decimal (JSON knows no int keys)."""
+
+    cgroups: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collect:
+    """Asks for the worker's metric samples."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListFlows:
+    """Asks for the worker's live connections and tunnels."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Stop accepting; let live connections end, for at most this many seconds; then say Drained and exit."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The worker's listeners are open."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The worker decides by this revision now, and its live connections were checked against it."""
+
+    revision: int
+    rejected: tuple[str, ...] = ()
+    """Items of the batch that could not be read, each with what was wrong; what they name is denied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One series of a metric at one time; the sum over workers is what is exported."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The answer to Collect."""
+
+    number: int
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """The answer to ListFlows: one JSON object a connection and one a tunnel."""
+
+    number: int
+    flows: tuple[dict[str, Any], ...] = ()
+    tunnels: tuple[dict[str, Any], ...] = ()
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """No connection is left (or the time is over); the worker exits."""
+
+    cut: int = field(default=0)
+    """Connections that were still open when the time was over, and were reset."""
+
+
+Message = (
+    Start | StateBatch | Svid | Enrolment | Collect | ListFlows | Drain | Ready | Applied | Collected | Flows | Drained
+)
+_TYPES: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        Start, StateBatch, Svid, Enrolment, Collect, ListFlows, Drain, Ready, Applied, Collected, Flows, Drained,
+    )
+}  # fmt: skip
+
+
+def pack(message: Message) -> bytes:
+    """The message as bytes for the wire."""
+    body = json.dumps({"type": type(message).__name__, **_fields(message)}, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    if isinstance(message, Collected):
+        # thousands of samples, packed by a worker that carries connections meanwhile: no walk through their labels
+        samples = [{"name": item.name, "labels": item.labels, "value": item.value} for item in message.samples]
+        return {"number": message.number, "samples": samples}
+    fields: dict[str, Any] = encode(message)
+    return fields
+
+
+class Unpacker:
+    """Bytes in, messages out; feed it whatever arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Every message that is complete now; ChannelError if the bytes are not messages."""
+        self._buffer += data
+        messages: list[Message] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE_BYTES:
+                raise ChannelError(f"a message of {length} bytes is over the bound of {MAX_MESSAGE_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(_unpack(bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return messages
+
+
+def _unpack(body: bytes) -> Message:
+    try:
+        value = json.loads(body)
+        cls = _TYPES[value["type"]]
+        message: Message = decode(cls, value)
+    except (ValueError, KeyError, TypeError, DecodeError) as error:
+        raise ChannelError(f"not a message: {error!r}") from error
+    return message

@@ -1,0 +1,155 @@
+"""Why a connection ended or was refused: one append-only list, with whose fault it was and what to do about it.
+
+The code goes into logs and metrics as it is; the flag is what Istio's dashboards and Kiali read (``response_flags``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Fault(Enum):
+    """Whose move it is."""
+
+    NOBODY = "nobody"
+    SOURCE = "source"
+    DESTINATION = "destination"
+    OPERATOR = "operator"
+    PEER_AGENT = "peer-agent"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a reason means to an operator."""
+
+    code: str
+    fault: Fault
+    flag: str
+    hint: str
+
+
+class Reason(Enum):
+    """Every way for a connection to end. ``value`` is an Explanation."""
+
+    OK = Explanation("ok", Fault.NOBODY, "-", "")
+    SOURCE_RESET = Explanation(
+        "source-reset", Fault.SOURCE, "-", "the client closed with a reset; look at the client's own log"
+    )
+    DESTINATION_RESET = Explanation(
+        "destination-reset", Fault.DESTINATION, "-", "the server closed with a reset; look at the server's own log"
+    )
+    POLICY_DENIED = Explanation(
+        "policy-denied",
+        Fault.OPERATOR,
+        "DENY",
+        "an AuthorizationPolicy refuses this source; 'meshctl get authorizationpolicies'",
+    )
+    POLICY_MISSING = Explanation(
+        "policy-missing",
+        Fault.OPERATOR,
+        "DENY",
+        "a policy that selects the destination has not reached this node; check the agent's connection to control",
+    )
+    POLICY_REVOKED = Explanation(
+        "policy-revoked", Fault.OPERATOR, "DENY", "a policy change refused a connection that was open"
+    )
+    WORKLOAD_REMOVED = Explanation(
+        "workload-removed",
+        Fault.OPERATOR,
+        "DENY",
+        "the workload was taken out of the mesh while the connection was open",
+    )
+    NOT_READY = Explanation(
+        "not-ready", Fault.AGENT, "CONNECT", "the agent has no state from control yet; see 'nodeagent status'"
+    )
+    NOT_CAPTURED = Explanation(
+        "not-captured",
+        Fault.SOURCE,
+        "CONNECT",
+        "somebody connected to the capture port directly; only captured connections are served there",
+    )
+    UNKNOWN_SOURCE = Explanation(
+        "unknown-source",
+        Fault.OPERATOR,
+        "IDENTITY_ERROR",
+        "the cgroup is enrolled but its workload is not known; see 'nodeagent workloads'",
+    )
+    NO_IDENTITY = Explanation(
+        "no-identity",
+        Fault.AGENT,
+        "IDENTITY_ERROR",
+        "no valid SVID for this workload; see 'nodeagent status' for the last answer of control",
+    )
+    UNKNOWN_DESTINATION = Explanation(
+        "unknown-destination", Fault.OPERATOR, "CONNECT", "no service or workload of the mesh has this address and port"
+    )
+    NO_ENDPOINT = Explanation(
+        "no-endpoint", Fault.OPERATOR, "CONNECT", "the service has no workload behind it; check its selector"
+    )
+    CONNECT_REFUSED = Explanation(
+        "connect-refused",
+        Fault.DESTINATION,
+        "CONNECT",
+        "nothing listens on the workload's port; is the server running?",
+    )
+    CONNECT_TIMEOUT = Explanation(
+        "connect-timeout",
+        Fault.DESTINATION,
+        "CONNECT",
+        "no answer from the workload's or its node's address; a firewall may block port 15008",
+    )
+    CONNECT_UNREACHABLE = Explanation(
+        "connect-unreachable", Fault.OPERATOR, "CONNECT", "no route to the workload's or its node's address"
+    )
+    CONNECT_FAILED = Explanation(
+        "connect-failed", Fault.DESTINATION, "CONNECT", "the connection to the workload or its node could not be made"
+    )
+    TLS_FAILURE = Explanation(
+        "tls-failure",
+        Fault.PEER_AGENT,
+        "TLS_FAILURE",
+        "the TLS handshake between the agents failed; check clocks and trust bundles",
+    )
+    IDENTITY_MISMATCH = Explanation(
+        "identity-mismatch",
+        Fault.PEER_AGENT,
+        "IDENTITY_ERROR",
+        "the peer showed another SPIFFE ID than expected; is the workload's placement up to date?",
+    )
+    PROTOCOL_ERROR = Explanation(
+        "protocol-error",
+        Fault.PEER_AGENT,
+        "H2_HANDSHAKE_FAILURE",
+        "the peer broke the tunnel protocol; check its version",
+    )
+    BAD_TARGET = Explanation(
+        "bad-target", Fault.PEER_AGENT, "CONNECT", "the peer asked for an address or port that this node does not serve"
+    )
+    PEER_REFUSED = Explanation(
+        "peer-refused", Fault.PEER_AGENT, "CONNECT", "the destination's agent refused with a status that is not known"
+    )
+    TUNNEL_LOST = Explanation(
+        "tunnel-lost",
+        Fault.PEER_AGENT,
+        "CONNECT",
+        "the tunnel to the other node broke; look at the network between the nodes",
+    )
+    OVERLOADED = Explanation(
+        "overloaded", Fault.AGENT, "CONNECT", "a bound of the agent was reached; see 'nodeagent status'"
+    )
+    AGENT_SHUTDOWN = Explanation("agent-shutdown", Fault.AGENT, "-", "the agent was stopped and its drain time is over")
+    INTERNAL_ERROR = Explanation(
+        "internal-error", Fault.AGENT, "-", "a defect of the agent; please report it with the log line before this one"
+    )
+
+    @property
+    def code(self) -> str:
+        """The stable word for logs and metrics."""
+        return self.value.code
+
+    @property
+    def flag(self) -> str:
+        """The value of the ``response_flags`` label."""
+        return self.value.flag
