@@ -1,0 +1,67 @@
+"""Who calls: a node, an operator, or nobody in particular, by the client certificate that TLS has verified."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from control.api.context import Ctx
+from control.api.problems import Denied
+from control.api.transport import PEER_KEY
+from control.ca.peer import PeerIdentity, Role, identify
+from control.registry.errors import Missing
+from control.wire.address import AddressError, canonical_ip
+
+
+def caller(request: Request, context: Ctx) -> PeerIdentity:
+    """Whoever calls; a certificate that has run out since the handshake counts no more."""
+    der = cast(bytes | None, request.scope.get("extensions", {}).get(PEER_KEY, {}).get("certificate"))
+    peer = identify(der, context.keys().trust_domain)
+    if peer.expires <= context.clock():
+        raise Denied(
+            "the client certificate has expired since this connection was made; renew it and connect again", 401
+        )
+    return peer
+
+
+def operator(peer: Annotated[PeerIdentity, Depends(caller)]) -> PeerIdentity:
+    """An operator, or Denied."""
+    if peer.role is Role.OPERATOR:
+        return peer
+    raise _denied(
+        peer, "an operator's certificate is needed; on the control host: NODEMESH_CREDENTIALS=<state-dir>/operator"
+    )
+
+
+def node(peer: Annotated[PeerIdentity, Depends(caller)], context: Ctx) -> PeerIdentity:
+    """An agent of a node that is (still) in the mesh, or Denied."""
+    if peer.role is not Role.NODE:
+        raise _denied(peer, "a node's certificate is needed; nodes get theirs by joining with a token")
+    if context.hub.catalogue.node(peer.name) is None:
+        try:
+            # The hub may be a moment behind what an operator has just applied.
+            context.registry.get("Node", "", peer.name)
+        except Missing:
+            raise Denied(f"there is no Node {peer.name!r} in the mesh (any more); apply it and join again") from None
+    return peer
+
+
+def _denied(peer: PeerIdentity, wanted: str) -> Denied:
+    if peer.role is Role.ANONYMOUS:
+        return Denied(f"no client certificate was presented; {wanted}", 401)
+    who = peer.name if peer.role is Role.OTHER else f"you are {peer.role} {peer.name}"
+    return Denied(f"{who}; {wanted}")
+
+
+def address(request: Request) -> str:
+    """The caller's address, canonical; for bounds, never for trust."""
+    host = request.client.host if request.client else ""
+    try:
+        return canonical_ip(host.partition("%")[0])
+    except AddressError:
+        return host
+
+
+Operator = Annotated[PeerIdentity, Depends(operator)]
+NodeCaller = Annotated[PeerIdentity, Depends(node)]

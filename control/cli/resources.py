@@ -1,0 +1,202 @@
+"""``meshctl apply | get | delete | describe``."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from typing import Any
+
+import click
+
+from control.cli import documents, kinds, tables
+from control.cli.client import Client, ControlError
+from control.cli.kinds import Kind, Object
+
+OUTPUTS = ("table", "wide", "name", "json", "yaml")
+
+
+class _Kind(click.ParamType[Kind]):
+    name = "kind"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind:
+        if isinstance(value, Kind):
+            return value
+        found = kinds.find(str(value))
+        if found is None:
+            self.fail(f"{value!r} is not a kind; known: {kinds.known()}", param, ctx)
+        return found
+
+
+KIND = _Kind()
+namespace_option = click.option("-n", "--namespace", default=None, help="Default: 'default'.")
+
+
+@click.command()
+@click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="May be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@click.pass_obj
+def apply(client: Client, files: tuple[str, ...], dry_run: bool) -> None:
+    """Create or update what the files say: all of it, or nothing."""
+    found = documents.read(files, sys.stdin)
+    if not found:
+        raise documents.DocumentError("the files hold no object")
+    try:
+        answer = client.post("/v1/apply", {"objects": [d.value for d in found], "dryRun": dry_run})
+    except ControlError as error:
+        raise _located(error, found) from error
+    for result in answer["results"]:
+        click.echo(f"{_ref(result)} {result['action']}{' (dry run)' if dry_run else ''}")
+
+
+def _located(error: ControlError, found: list[documents.Document]) -> ControlError:
+    """The same error, by file and document instead of by number in the request."""
+    if not error.faults:
+        return error
+    lines = []
+    for fault in error.faults:
+        place = found[fault.index].place if fault.index < len(found) else "request"
+        lines.append(": ".join(part for part in (place, fault.subject, fault.field, fault.message) if part))
+    return ControlError("\n".join(lines), error.status, error.faults)
+
+
+def _ref(result: Object) -> str:
+    namespace = f"{result['namespace']}/" if result.get("namespace") else ""
+    return f"{result['kind']} {namespace}{result['name']}"
+
+
+@click.command()
+@click.argument("kind", type=KIND)
+@click.argument("name", required=False)
+@namespace_option
+@click.option("-A", "--all-namespaces", is_flag=True)
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table")
+@click.pass_obj
+def get(client: Client, kind: Kind, name: str | None, namespace: str | None, all_namespaces: bool, output: str) -> None:
+    """List resources, or show one. Without -n: those of every namespace."""
+    if name is not None:
+        found = [client.get(kind.path(namespace or "default", name))]
+    else:
+        where = None if all_namespaces or not kind.namespaced else namespace
+        found = client.get(f"/v1/{kind.plural}", namespace=where)["items"]
+    if output == "json":
+        tables.write_json(found[0] if name is not None else {"kind": "List", "items": found})
+    elif output == "yaml":
+        tables.write_yaml(found)
+    elif output == "name":
+        for item in found:
+            click.echo(_ref({"kind": kind.name, **item["metadata"]}))
+    elif found:
+        _table(kind, found, wide=output == "wide")
+    else:
+        click.echo(f"no {kind.plural}" + (f" in namespace {namespace}" if namespace else ""), err=True)
+
+
+def _table(kind: Kind, items: list[Object], *, wide: bool) -> None:
+    columns = (*kind.columns, *(kind.wide if wide else ()))
+    header = [*(["NAMESPACE"] if kind.namespaced else []), "NAME", *(name for name, _ in columns), "AGE"]
+    rows = []
+    for item in items:
+        metadata = item["metadata"]
+        place = [metadata["namespace"]] if kind.namespaced else []
+        rows.append([*place, metadata["name"], *(value(item) for _, value in columns), _age(metadata)])
+    tables.table(header, rows)
+
+
+def _age(metadata: Object) -> str:
+    try:
+        made = datetime.datetime.fromisoformat(metadata["creationTimestamp"])
+    except (KeyError, ValueError):
+        return "-"
+    return tables.age(time.time() - made.timestamp())
+
+
+@click.command()
+@click.argument("kind", type=KIND, required=False)
+@click.argument("name", required=False)
+@namespace_option
+@click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what the files name.")
+@click.option("--ignore-missing", is_flag=True, help="What does not exist is no error.")
+@click.pass_obj
+def delete(
+    client: Client,
+    kind: Kind | None,
+    name: str | None,
+    namespace: str | None,
+    files: tuple[str, ...],
+    ignore_missing: bool,
+) -> None:
+    """Delete one resource, or what the files name: all of it, or nothing."""
+    found: list[documents.Document] = []
+    if files:
+        if kind is not None:
+            raise click.UsageError("give KIND NAME or -f, not both")
+        found = documents.read(files, sys.stdin)
+        objects = [_reference(document) for document in found]
+    elif kind is None or name is None:
+        raise click.UsageError("give KIND and NAME, or -f FILE")
+    else:
+        where = {"namespace": namespace} if namespace and kind.namespaced else {}
+        objects = [{"kind": kind.name, "name": name, **where}]
+    try:
+        answer = client.post("/v1/delete", {"objects": objects, "ignoreMissing": ignore_missing})
+    except ControlError as error:
+        raise (_located(error, found) if found else error) from error
+    for result in answer["results"]:
+        click.echo(f"{_ref(result)} deleted")
+
+
+def _reference(document: documents.Document) -> Object:
+    value = document.value
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    named = isinstance(metadata, dict) and isinstance(metadata.get("name"), str) and isinstance(value.get("kind"), str)
+    if not named or metadata is None:
+        raise documents.DocumentError(f"{document.place}: kind and metadata.name are needed")
+    reference = {"kind": value["kind"], "name": metadata["name"]}
+    if metadata.get("namespace") is not None:
+        reference["namespace"] = metadata["namespace"]
+    return reference
+
+
+@click.command()
+@click.argument("kind", type=KIND)
+@click.argument("name")
+@namespace_option
+@click.pass_obj
+def describe(client: Client, kind: Kind, name: str, namespace: str | None) -> None:
+    """Everything about one resource, and what it works together with."""
+    item = client.get(kind.path(namespace or "default", name))
+    tables.write_yaml([item])
+    related = _related(client, kind, item)
+    for title, lines in related:
+        click.echo(f"\n{title}:")
+        for line in lines or ["(none)"]:
+            click.echo(f"  {line}")
+
+
+def _related(client: Client, kind: Kind, item: Object) -> list[tuple[str, list[str]]]:
+    metadata = item["metadata"]
+    namespace = metadata.get("namespace")
+    if kind.name == "Node":
+        placed = [w for w in client.get("/v1/workloads")["items"] if w["spec"]["node"] == metadata["name"]]
+        return [("workloads on it", [_place(w) for w in placed])]
+    if kind.name == "Workload":
+        services = client.get("/v1/services", namespace=namespace)["items"]
+        labels = metadata.get("labels") or {}
+        return [("services that select it", [_place(s) for s in services if _selects(s["spec"]["selector"], labels)])]
+    selector = item["spec"].get("selector") or {}
+    wanted = selector if kind.name == "Service" else selector.get("matchLabels") or {}
+    everywhere = kind.name != "Service" and namespace == "nodemesh-system"
+    workloads = client.get("/v1/workloads", namespace=None if everywhere else namespace)["items"]
+    chosen = [_place(w) for w in workloads if _selects(wanted, w["metadata"].get("labels") or {})]
+    return [("workloads that it selects", chosen)]
+
+
+def _selects(wanted: dict[str, str], labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _place(item: Object) -> str:
+    metadata = item["metadata"]
+    node = item["spec"].get("node")
+    return f"{metadata['namespace']}/{metadata['name']}" + (f" on {node}" if node else "")

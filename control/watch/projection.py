@@ -1,0 +1,191 @@
+"""Resources -> discovery objects. Pure: the same catalogue gives the same objects, whatever came before.
+
+Sources: the canonical service and revision labels are Istio's (istio/istio, pkg/model/proxy.go, and its labels
+reference); PeerAuthentication precedence and the root namespace are those of
+istio.io/latest/docs/reference/config/security/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from control.registry import policies as spec
+from control.registry.catalogue import Catalogue, selects
+from control.registry.services import Service as ServiceResource
+from control.registry.workloads import Workload as WorkloadResource
+from control.wire import discovery as wire
+from control.wire.ids import ROOT_NAMESPACE, SpiffeId
+
+CANONICAL_NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+CANONICAL_REVISION_LABELS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+DEFAULT_REVISION = "latest"
+
+Objects = dict[tuple[str, str], wire.DiscoveryObject]
+"""(kind on the wire, uid) -> object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """What the objects say of the mesh as a whole."""
+
+    trust_domain: str
+    cluster: str
+    roots: tuple[str, ...]
+    """PEM, one certificate each."""
+
+
+def project(catalogue: Catalogue, mesh: Mesh) -> Objects:
+    """Everything that agents are told about these resources."""
+    selection = _Selection(catalogue)
+    bundle = wire.TrustBundle(uid=mesh.trust_domain, certificates=mesh.roots)
+    objects: Objects = {("bundle", bundle.uid): bundle}
+    for policy in catalogue.policies():
+        objects["policy", policy.uid] = project_policy(policy)
+    for workload in catalogue.workloads():
+        objects["workload", workload.uid] = _workload(workload, catalogue, selection, mesh)
+    for service in catalogue.services():
+        objects["service", service.uid] = _service(service, catalogue, mesh)
+    return objects
+
+
+class _Selection:
+    """Policies by namespace, so that a workload is only held against those that could select it."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._policies: dict[str, list[spec.AuthorizationPolicy]] = {}
+        self._peers: dict[str, list[spec.PeerAuthentication]] = {}
+        for policy in catalogue.policies():
+            self._policies.setdefault(policy.namespace, []).append(policy)
+        for peer in catalogue.peer_authentications():
+            self._peers.setdefault(peer.namespace, []).append(peer)
+
+    def policies_of(self, workload: WorkloadResource) -> tuple[str, ...]:
+        """uids of those that select it, sorted."""
+        found = [p.uid for p in self._policies.get(workload.namespace, ()) if selects(p.spec.selector, workload.labels)]
+        if workload.namespace != ROOT_NAMESPACE:
+            found += [
+                p.uid for p in self._policies.get(ROOT_NAMESPACE, ()) if selects(p.spec.selector, workload.labels)
+            ]
+        return tuple(sorted(found))
+
+    def mode_of(self, workload: WorkloadResource) -> wire.MtlsMode:
+        """The mode of the narrowest PeerAuthentication that sets one: workload, namespace, mesh; PERMISSIVE if none
+        does."""
+        own = self._peers.get(workload.namespace, ())
+        root = self._peers.get(ROOT_NAMESPACE, ())
+        narrow = [p for p in own if _labelled(p.spec.selector) and selects(p.spec.selector, workload.labels)]
+        for level in (narrow, _wide(own), _wide(root)):
+            for peer in sorted(level, key=_age):
+                if peer.spec.mtls.mode != "UNSET":
+                    return wire.MtlsMode(peer.spec.mtls.mode)
+        return wire.MtlsMode.PERMISSIVE
+
+
+def _labelled(selector: spec.LabelSelector | None) -> bool:
+    return selector is not None and bool(selector.match_labels)
+
+
+def _wide(peers: Iterable[spec.PeerAuthentication]) -> list[spec.PeerAuthentication]:
+    return [peer for peer in peers if not _labelled(peer.spec.selector)]
+
+
+def _age(peer: spec.PeerAuthentication) -> tuple[int, str]:
+    """Where two apply equally, the one made first wins (as in Istio)."""
+    return int(peer.uid.rpartition("@")[2]), peer.name
+
+
+def project_policy(policy: spec.AuthorizationPolicy) -> wire.AuthorizationPolicy:
+    """The wire form of a policy; which workloads it selects is told by them."""
+    rules = tuple(
+        wire.PolicyRule(
+            sources=tuple(_source(item.source) for item in rule.from_ or ()),
+            operations=tuple(_operation(item.operation) for item in rule.to or ()),
+        )
+        for rule in policy.spec.rules
+    )
+    return wire.AuthorizationPolicy(
+        uid=policy.uid, name=policy.name, namespace=policy.namespace, action=policy.spec.action, rules=rules
+    )
+
+
+def _source(source: spec.SourceSpec) -> wire.SourceMatch:
+    return wire.SourceMatch(
+        principals=source.principals or (),
+        not_principals=source.not_principals or (),
+        namespaces=source.namespaces or (),
+        not_namespaces=source.not_namespaces or (),
+        ip_blocks=source.ip_blocks or (),
+        not_ip_blocks=source.not_ip_blocks or (),
+    )
+
+
+def _operation(operation: spec.OperationSpec) -> wire.OperationMatch:
+    return wire.OperationMatch(
+        ports=tuple(int(port) for port in operation.ports or ()),
+        not_ports=tuple(int(port) for port in operation.not_ports or ()),
+    )
+
+
+def _workload(
+    workload: WorkloadResource,
+    catalogue: Catalogue,
+    selection: _Selection,
+    mesh: Mesh,
+) -> wire.Workload:
+    labels = workload.labels
+    service = _first(labels, CANONICAL_NAME_LABELS) or workload.name
+    revision = _first(labels, CANONICAL_REVISION_LABELS) or DEFAULT_REVISION
+    account = workload.spec.service_account
+    return wire.Workload(
+        uid=workload.uid,
+        name=workload.name,
+        namespace=workload.namespace,
+        node=workload.spec.node,
+        identity=str(SpiffeId.workload(mesh.trust_domain, workload.namespace, account)),
+        addresses=catalogue.addresses_of(workload),
+        ports=catalogue.ports_of(workload),
+        app_address=workload.spec.app_address,
+        selectors=wire.Selectors(
+            systemd_unit=workload.spec.selectors.systemd_unit, cgroup_path=workload.spec.selectors.cgroup_path
+        ),
+        policies=selection.policies_of(workload),
+        mtls_mode=selection.mode_of(workload),
+        sni=f"{workload.name}.{workload.namespace}.workload.{mesh.trust_domain}",
+        labels=dict(labels),
+        canonical_service=service,
+        canonical_revision=revision,
+        app=_first(labels, ("app", "app.kubernetes.io/name")) or service,
+        version=_first(labels, ("version", "app.kubernetes.io/version")) or revision,
+        cluster=mesh.cluster,
+        service_account=account,
+    )
+
+
+def _first(labels: Mapping[str, str], names: Iterable[str]) -> str:
+    return next((labels[name] for name in names if labels.get(name)), "")
+
+
+def _service(service: ServiceResource, catalogue: Catalogue, mesh: Mesh) -> wire.Service:
+    ports = tuple(
+        wire.ServicePort(name=p.label, port=p.port, target_port=p.target, protocol=p.app_protocol)
+        for p in service.spec.ports
+    )
+    return wire.Service(
+        uid=service.uid,
+        name=service.name,
+        namespace=service.namespace,
+        hostname=f"{service.name}.{service.namespace}.svc.{mesh.trust_domain}",
+        addresses=service.addresses,
+        ports=ports,
+        endpoints=tuple(workload.uid for workload in catalogue.workloads_of(service)),
+    )
+
+
+def identities_of(catalogue: Catalogue, node: str, trust_domain: str) -> frozenset[str]:
+    """The SPIFFE IDs of the workloads placed on a node: all that it may get SVIDs for."""
+    return frozenset(
+        str(SpiffeId.workload(trust_domain, w.namespace, w.spec.service_account))
+        for w in catalogue.workloads()
+        if w.spec.node == node
+    )

@@ -1,0 +1,230 @@
+"""What agents are told follows from what operators declared, and from nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from control.registry.catalogue import Catalogue
+from control.watch.projection import Mesh, identities_of, project
+from control.wire.discovery import (
+    Action,
+    AppProtocol,
+    AuthorizationPolicy,
+    MtlsMode,
+    OperationMatch,
+    PolicyRule,
+    Service,
+    ServicePort,
+    SourceMatch,
+    TrustBundle,
+    Workload,
+)
+from tests.support.mesh import Object, make_registry, node, peer, policy, service, workload
+
+MESH = Mesh(trust_domain="mesh.internal", cluster="lab", roots=("PEM",))
+ROOT = "nodemesh-system"
+
+
+def catalogue(*requests: Any) -> Catalogue:
+    """Each argument is one request (an object, or a list of them) and so one revision."""
+    registry, _ = make_registry()
+    registry.apply([node()])
+    for request in requests:
+        registry.apply(request if isinstance(request, list) else [request])
+    return registry.catalogue()
+
+
+def told(kind: type[Any], *requests: Any) -> list[Any]:
+    return [o for o in project(catalogue(*requests), MESH).values() if isinstance(o, kind)]
+
+
+def told_workload(*requests: Any) -> Workload:
+    found: list[Workload] = told(Workload, *requests)
+    return next(w for w in found if w.name == "web-0")
+
+
+def test_a_workload_in_full() -> None:
+    made = told_workload(
+        workload("web-0", {"app": "web", "version": "v1"}, appAddress="127.0.0.1", ports=[9000], serviceAccount="front")
+    )
+    assert (made.uid, made.node, made.namespace) == ("shop/web-0@2", "node-a", "shop")
+    assert made.identity == "spiffe://mesh.internal/ns/shop/sa/front"
+    assert made.service_account == "front"
+    assert made.addresses == ("10.0.0.1", "fd00::1"), "its node's"
+    assert made.app_address == "127.0.0.1"
+    assert made.selectors.systemd_unit == "web-0.service" and made.selectors.cgroup_path is None
+    assert made.sni == "web-0.shop.workload.mesh.internal"
+    assert (made.ports, made.cluster, made.labels) == ((9000,), "lab", {"app": "web", "version": "v1"})
+    assert made.policies == () and made.mtls_mode is MtlsMode.PERMISSIVE
+
+
+def test_its_own_addresses_win_over_its_nodes() -> None:
+    assert told_workload(workload(addresses=["::ffff:10.0.0.9"])).addresses == ("10.0.0.9",)
+
+
+def test_target_ports_of_its_services_are_its_ports() -> None:
+    other = service("other", selector={"app": "other"}, ports=[{"port": 5}])
+    admin = service("admin", ports=[{"port": 81, "targetPort": 9001}])
+    assert told_workload(workload(ports=[9000]), [service(), other, admin]).ports == (8080, 9000, 9001)
+
+
+def test_a_service_in_full() -> None:
+    ports = [{"name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http"}, {"port": 6379}]
+    requests = [
+        workload("web-1", addresses=["10.0.0.3"]),
+        workload("web-0"),
+        workload("db-0", {"app": "db"}),
+        workload("web-0", namespace="else", selectors={"cgroupPath": "/else"}),
+        service(ports=ports),
+    ]
+    (made,) = told(Service, *requests)
+    assert made == Service(
+        uid="shop/web@6",
+        name="web",
+        namespace="shop",
+        hostname="web.shop.svc.mesh.internal",
+        addresses=("240.240.0.1", "fd6d:6573:68::1"),
+        ports=(
+            ServicePort(name="http", port=80, target_port=8080, protocol=AppProtocol.HTTP),
+            ServicePort(name="tcp-6379", port=6379, target_port=6379),
+        ),
+        endpoints=("shop/web-0@3", "shop/web-1@2"),
+    )
+
+
+def test_a_policy_in_full() -> None:
+    source = {
+        "principals": ["*/sa/web"],
+        "notPrincipals": ["*"],
+        "namespaces": ["a"],
+        "notNamespaces": ["b"],
+        "ipBlocks": ["10.1.0.0/8"],
+        "notIpBlocks": ["::1"],
+    }
+    rules = [{"from": [{"source": source}], "to": [{"operation": {"ports": ["80"], "notPorts": ["81"]}}]}, {}]
+    (made,) = told(AuthorizationPolicy, policy(action="DENY", rules=rules))
+    assert made == AuthorizationPolicy(
+        uid="shop/deny@2",
+        name="deny",
+        namespace="shop",
+        action=Action.DENY,
+        rules=(
+            PolicyRule(
+                sources=(
+                    SourceMatch(
+                        principals=("*/sa/web",),
+                        not_principals=("*",),
+                        namespaces=("a",),
+                        not_namespaces=("b",),
+                        ip_blocks=("10.0.0.0/8",),
+                        not_ip_blocks=("::1/128",),
+                    ),
+                ),
+                operations=(OperationMatch(ports=(80,), not_ports=(81,)),),
+            ),
+            PolicyRule(),
+        ),
+    )
+
+
+def test_a_policy_without_rules_admits_nobody() -> None:
+    (made,) = told(AuthorizationPolicy, policy())
+    assert (made.action, made.rules) == (Action.ALLOW, ())
+
+
+@pytest.mark.parametrize(
+    ("made", "selects"),
+    [
+        (policy(), True),
+        (policy(selector={"matchLabels": {}}), True),
+        (policy(selector={"matchLabels": {"app": "web"}}), True),
+        (policy(selector={"matchLabels": {"app": "web", "version": "v1"}}), False),
+        (policy(selector={"matchLabels": {"app": "db"}}), False),
+        (policy(namespace="else"), False),
+        (policy(namespace=ROOT), True),
+        (policy(namespace=ROOT, selector={"matchLabels": {"app": "web"}}), True),
+        (policy(namespace=ROOT, selector={"matchLabels": {"app": "db"}}), False),
+    ],
+)
+def test_which_policies_select_a_workload(made: Object, selects: bool) -> None:
+    uid = f"{made['metadata']['namespace']}/deny@3"
+    assert told_workload(workload(), made).policies == ((uid,) if selects else ())
+
+
+def test_a_workload_of_the_root_namespace_names_its_policies_once() -> None:
+    (made,) = told(Workload, workload(namespace=ROOT), policy(namespace=ROOT))
+    assert made.policies == (f"{ROOT}/deny@3",)
+
+
+WEB: dict[str, Any] = {"selector": {"matchLabels": {"app": "web"}}}
+
+
+@pytest.mark.parametrize(
+    ("peers", "mode"),
+    [
+        ([], "PERMISSIVE"),
+        ([peer("mesh", "STRICT", ROOT)], "STRICT"),
+        ([peer("mesh", "STRICT", ROOT), peer("ns", "PERMISSIVE")], "PERMISSIVE"),
+        ([peer("mesh", "STRICT", ROOT), peer("ns", "PERMISSIVE"), peer("own", "DISABLE", **WEB)], "DISABLE"),
+        ([peer("ns", "STRICT"), peer("own", "UNSET", **WEB)], "STRICT"),
+        ([peer("ns", "STRICT"), peer("own", "DISABLE", selector={"matchLabels": {"app": "db"}})], "STRICT"),
+        ([peer("ns", "STRICT", "else")], "PERMISSIVE"),
+        ([peer("own", "STRICT", ROOT, **WEB)], "PERMISSIVE"),
+        ([peer("empty", "STRICT", selector={"matchLabels": {}})], "STRICT"),
+        ([peer("b-first", "STRICT"), peer("a-second", "DISABLE")], "STRICT"),
+    ],
+)
+def test_the_narrowest_peer_authentication_wins_then_the_oldest(peers: list[Object], mode: str) -> None:
+    assert told_workload(workload(), *peers).mtls_mode is MtlsMode(mode)
+
+
+@pytest.mark.parametrize(
+    ("labels", "service_name", "revision", "app", "version"),
+    [
+        ({}, "web-0", "latest", "web-0", "latest"),
+        ({"app": "a", "version": "1"}, "a", "1", "a", "1"),
+        (
+            {"app": "a", "app.kubernetes.io/name": "k", "app.kubernetes.io/version": "2", "version": "1"},
+            "k",
+            "2",
+            "a",
+            "1",
+        ),
+        (
+            {
+                "service.istio.io/canonical-name": "c",
+                "service.istio.io/canonical-revision": "3",
+                "app.kubernetes.io/name": "k",
+                "app.kubernetes.io/version": "2",
+            },
+            "c",
+            "3",
+            "k",
+            "2",
+        ),
+        ({"app": ""}, "web-0", "latest", "web-0", "latest"),
+    ],
+)
+def test_canonical_labels_are_never_unknown(
+    labels: dict[str, str],
+    service_name: str,
+    revision: str,
+    app: str,
+    version: str,
+) -> None:
+    made = told_workload(workload(labels=labels))
+    assert (made.canonical_service, made.canonical_revision) == (service_name, revision)
+    assert (made.app, made.version) == (app, version)
+
+
+def test_the_bundle_is_always_there() -> None:
+    assert told(TrustBundle) == [TrustBundle(uid="mesh.internal", certificates=("PEM",))]
+
+
+def test_identities_are_those_of_the_node_only() -> None:
+    made = catalogue(node("node-b", "10.0.0.2"), workload(), workload("db-0", {}, node="node-b", serviceAccount="db"))
+    assert identities_of(made, "node-a", "mesh.internal") == {"spiffe://mesh.internal/ns/shop/sa/web"}
+    assert identities_of(made, "node-b", "mesh.internal") == {"spiffe://mesh.internal/ns/shop/sa/db"}
+    assert identities_of(made, "node-c", "mesh.internal") == frozenset()
