@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* cgroup/connect4|6: connections of enrolled workloads to mesh destinations go to the agent's listener on
+ * loopback. Fails closed: a connection that should be captured and cannot be is refused (EPERM), and counted. */
+#include "include/addr.h"
+#include "include/count.h"
+#include "include/decide.h"
+#include "include/enrolled.h"
+
+#define MESH_SOCK_STREAM 1
+#define MESH_IPPROTO_TCP 6
+#define MESH_IPPROTO_MPTCP 262
+
+/* Keep the original destination in the socket; false if there is no room for it. */
+static __always_inline bool mesh_remember(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to,
+					  __u64 cgroup_id)
+{
+	struct mesh_origin *origin;
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return false;
+	origin = bpf_sk_storage_get(&mesh_origin_v1, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!origin)
+		return false;
+	origin->destination = *to;
+	origin->cgroup_id = cgroup_id;
+	origin->pid = bpf_get_current_pid_tgid() >> 32;
+	origin->uid = (__u32)bpf_get_current_uid_gid();
+	origin->pad = 0;
+	return true;
+}
+
+/* A socket may connect again after a failure, then to somewhere else. */
+static __always_inline void mesh_forget(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (sk)
+		bpf_sk_storage_delete(&mesh_origin_v1, sk);
+}
+
+/* Decide over a connect() to `to`; on capture `to` becomes where it goes instead. */
+static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx, struct mesh_endpoint *to)
+{
+	struct mesh_listener *listener = NULL;
+	struct mesh_facts facts = {};
+	struct mesh_decision decision;
+	struct mesh_config *config;
+	__u64 cgroup_id = 0;
+	__u32 zero = 0;
+
+	if (ctx->type != MESH_SOCK_STREAM)
+		return MESH_VERDICT_PASS;
+	if (ctx->protocol != MESH_IPPROTO_TCP && ctx->protocol != MESH_IPPROTO_MPTCP)
+		return MESH_VERDICT_PASS;
+
+	config = bpf_map_lookup_elem(&mesh_config_v1, &zero);
+	facts.known = bpf_map_lookup_elem(&mesh_dest_v1, to) != NULL;
+	facts.incomplete = config && (config->flags & MESH_CONFIG_INCOMPLETE);
+	if (mesh_concerned(&facts))
+		cgroup_id = mesh_enrolled_cgroup();
+	facts.enrolled = cgroup_id != 0;
+	if (facts.enrolled) {
+		__u64 netns = bpf_get_netns_cookie(ctx);
+
+		listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);
+	}
+	facts.listener = listener != NULL;
+
+	decision = mesh_decide(&facts);
+	if (decision.verdict == MESH_VERDICT_CAPTURE && !mesh_remember(ctx, to, cgroup_id)) {
+		decision.verdict = MESH_VERDICT_REFUSE;
+		decision.reason = MESH_COUNT_REFUSED_NO_STORAGE;
+	}
+	mesh_count(decision.reason);
+	if (decision.verdict == MESH_VERDICT_CAPTURE && listener) {
+		struct mesh_addr asked = to->addr;
+
+		mesh_loopback_like(&asked, listener->port, to);
+	} else {
+		mesh_forget(ctx);
+	}
+	return decision.verdict;
+}
+
+SEC("cgroup/connect4")
+int mesh_connect4(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint to;
+	enum mesh_verdict verdict;
+
+	mesh_read4(ctx, &to);
+	verdict = mesh_outbound(ctx, &to);
+	if (verdict == MESH_VERDICT_CAPTURE)
+		mesh_write4(ctx, &to);
+	return verdict != MESH_VERDICT_REFUSE;
+}
+
+SEC("cgroup/connect6")
+int mesh_connect6(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint to;
+	enum mesh_verdict verdict;
+
+	mesh_read6(ctx, &to);
+	verdict = mesh_outbound(ctx, &to);
+	if (verdict == MESH_VERDICT_CAPTURE)
+		mesh_write6(ctx, &to);
+	return verdict != MESH_VERDICT_REFUSE;
+}

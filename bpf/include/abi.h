@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Every struct and enum that crosses to user space. nodeagent/loader/abi.py mirrors it field by field;
+ * tests/contract compares the mirror with this object's BTF.
+ *
+ * Fixed widths only, padding spelled out and always zero, ports and addresses in network order (__be*). A map
+ * whose layout or *meaning* changes gets a new version in its name (maps.h); enums only grow at the end. */
+#ifndef MESH_ABI_H
+#define MESH_ABI_H
+
+#include <linux/types.h>
+
+#define MESH_ABI 1
+
+/* An address of either family: IPv6, or IPv4 as ::ffff:a.b.c.d. */
+struct mesh_addr {
+	__be32 word[4];
+};
+
+/* An address and a port: the key of mesh destinations. */
+struct mesh_endpoint {
+	struct mesh_addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+enum mesh_dest_flag {
+	MESH_DEST_SERVICE = 1, /* a virtual address of a service */
+	MESH_DEST_WORKLOAD = 2, /* an address of a workload itself */
+};
+
+/* `tag` tells a reader of the map which object made the entry (CRC-32 of its uid); no decision rests on it. */
+struct mesh_destination {
+	__u32 tag;
+	__u32 flags; /* enum mesh_dest_flag */
+};
+
+/* An enrolled cgroup; the key is the cgroup's id. */
+struct mesh_cgroup {
+	__u32 tag;
+	__u32 flags; /* none yet */
+};
+
+/* Where connections of a network namespace are taken to; the key is the namespace's cookie. */
+struct mesh_listener {
+	__be16 port;
+	__u16 pad;
+	__u32 uid; /* who may bind that port */
+};
+
+enum mesh_config_flag {
+	MESH_CONFIG_INCOMPLETE = 1, /* not every mesh destination fits: refuse what is not known (fail closed) */
+};
+
+struct mesh_config {
+	__u32 flags; /* enum mesh_config_flag */
+	__u32 pad;
+};
+
+/* What a captured socket remembers until it is closed or connects elsewhere. */
+struct mesh_origin {
+	struct mesh_endpoint destination; /* what the application asked for */
+	__u32 pid;
+	__u64 cgroup_id; /* the enrolled cgroup, perhaps an ancestor of the process's own */
+	__u32 uid;
+	__u32 pad;
+};
+
+/* The client's end as the agent sees it after accept(). */
+struct mesh_flow_key {
+	__u64 netns; /* cookie of the network namespace */
+	struct mesh_addr addr;
+	__be16 port;
+	__u16 pad[3];
+};
+
+struct mesh_flow {
+	__u64 cookie; /* of the client's socket */
+	__u64 cgroup_id;
+	__u64 ktime; /* CLOCK_MONOTONIC nanoseconds when the handshake was done */
+	struct mesh_endpoint destination;
+	__u32 pid;
+	__u32 uid;
+	__u32 pad;
+};
+
+/* What became of a connect(). */
+enum mesh_verdict {
+	MESH_VERDICT_PASS = 0,
+	MESH_VERDICT_CAPTURE = 1,
+	MESH_VERDICT_REFUSE = 2,
+};
+
+/* Index of the counters map: reasons of decisions, and events of the other hooks. Append only. */
+enum mesh_count {
+	MESH_COUNT_PASSED_NOT_MESH = 0, /* the destination is not in the mesh */
+	MESH_COUNT_PASSED_NOT_ENROLLED = 1, /* the process is in no enrolled cgroup */
+	MESH_COUNT_CAPTURED = 2,
+	MESH_COUNT_REFUSED_NO_LISTENER = 3, /* no agent serves this network namespace */
+	MESH_COUNT_REFUSED_NO_STORAGE = 4, /* the original destination could not be remembered */
+	MESH_COUNT_REFUSED_INCOMPLETE = 5, /* not every mesh destination fits into the map */
+	MESH_COUNT_FLOW_RECORDED = 6,
+	MESH_COUNT_FLOW_NOT_RECORDED = 7, /* the flow map took no record: the agent will refuse the flow */
+	MESH_COUNT_FLOW_FORGOTTEN = 8, /* a stale record was removed before a connection could adopt it */
+	MESH_COUNT_PEER_SHOWN = 9, /* getpeername() answered with the original destination */
+	MESH_COUNT_BIND_REFUSED = 10, /* somebody else wanted the capture port */
+	MESH_COUNT_DEPTH_EXCEEDED = 11, /* a process sits deeper than MESH_MAX_DEPTH; enrolled ancestors still hold */
+	MESH_COUNT_END, /* not a counter */
+};
+
+_Static_assert(sizeof(struct mesh_endpoint) == 20, "mesh_endpoint");
+_Static_assert(sizeof(struct mesh_origin) == 40, "mesh_origin");
+_Static_assert(sizeof(struct mesh_flow_key) == 32, "mesh_flow_key");
+_Static_assert(sizeof(struct mesh_flow) == 56, "mesh_flow");
+
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Every bound of the kernel side, with its reason. A changed capacity makes a pinned map incompatible: give the
+ * map a new version. */
+#ifndef MESH_CONF_H
+#define MESH_CONF_H
+
+/* Cgroups on one node. */
+#define MESH_MAX_CGROUPS 65536
+/* (address, port) pairs of the whole mesh; allocated as they come. When full: MESH_CONFIG_INCOMPLETE. */
+#define MESH_MAX_DESTINATIONS (1 << 20)
+/* Network namespaces that one agent serves. */
+#define MESH_MAX_LISTENERS 4096
+/* Connections between handshake and accept(); far above what listen backlogs can hold. The least recent goes
+ * first, and the agent refuses a flow without a record. */
+#define MESH_MAX_FLOWS 32768
+/* Slots for counters, so that a new counter does not change the map. */
+#define MESH_MAX_COUNTERS 64
+/* Levels of the cgroup tree below which nothing can be enrolled (the loader refuses it). */
+#define MESH_MAX_DEPTH 32
+
+#endif

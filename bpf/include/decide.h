@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* What becomes of a connect(), as a pure function of facts. Nothing here touches a context or a map: tests run
+ * it through a tc wrapper. */
+#ifndef MESH_DECIDE_H
+#define MESH_DECIDE_H
+
+#include <stdbool.h>
+
+#include "abi.h"
+
+struct mesh_facts {
+	bool known; /* the destination is in the mesh */
+	bool incomplete; /* ... but not every destination of the mesh fitted into the map */
+	bool enrolled; /* the process is in an enrolled cgroup, or below one */
+	bool listener; /* an agent serves the socket's network namespace */
+};
+
+struct mesh_decision {
+	enum mesh_verdict verdict;
+	enum mesh_count reason;
+};
+
+/* Whether enrolment can matter at all; spares everybody else the walk up the cgroup tree. */
+static __always_inline bool mesh_concerned(const struct mesh_facts *facts)
+{
+	return facts->known || facts->incomplete;
+}
+
+/* Fail closed: whenever an enrolled process may be talking to the mesh and it cannot be taken, it is refused.
+ * Fail open, on purpose: what is not known to be in the mesh (while everything fitted), and whoever is not
+ * enrolled, is not ours to touch. */
+static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts *facts)
+{
+	if (!mesh_concerned(facts))
+		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
+	if (!facts->enrolled) {
+		if (!facts->known)
+			return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
+		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_ENROLLED };
+	}
+	if (!facts->known)
+		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_INCOMPLETE };
+	if (!facts->listener)
+		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_NO_LISTENER };
+	return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_CAPTURED };
+}
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Every map. All are pinned and survive a restart of the agent; names fit the kernel's 15 characters. */
+#ifndef MESH_MAPS_H
+#define MESH_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "conf.h"
+
+/* Key: cgroup id. Writer: agent (capture). Reader: connect, post_bind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_CGROUPS);
+	__type(key, __u64);
+	__type(value, struct mesh_cgroup);
+} mesh_cgroup_v1 SEC(".maps");
+
+/* Key: address and port of a service or workload. Writer: agent. Reader: connect. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_DESTINATIONS);
+	__type(key, struct mesh_endpoint);
+	__type(value, struct mesh_destination);
+} mesh_dest_v1 SEC(".maps");
+
+/* Key: netns cookie. Writer: agent. Reader: connect, sockops, post_bind. It stays when the agent dies, so that
+ * connections are refused by the missing listener (ECONNREFUSED) and nobody else can take the port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_LISTENERS);
+	__type(key, __u64);
+	__type(value, struct mesh_listener);
+} mesh_listen_v1 SEC(".maps");
+
+/* One entry of switches. Writer: agent. Reader: connect. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct mesh_config);
+} mesh_config_v1 SEC(".maps");
+
+/* The original destination, in the socket itself: it dies with the socket and nothing can evict it. Writer:
+ * connect. Reader: sockops, getpeername. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mesh_origin);
+} mesh_origin_v1 SEC(".maps");
+
+/* Key: the client's end. Writer: sockops. Reader: agent's workers, which take each record out once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_FLOWS);
+	__type(key, struct mesh_flow_key);
+	__type(value, struct mesh_flow);
+} mesh_flow_v1 SEC(".maps");
+
+/* Index: enum mesh_count. Writer: all hooks. Reader: agent (metrics). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MESH_MAX_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} mesh_count_v1 SEC(".maps");
+
+_Static_assert(MESH_COUNT_END <= MESH_MAX_COUNTERS, "more counters than slots");
+
+#endif

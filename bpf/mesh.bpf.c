@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The one object: every hook over one set of maps. */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "include/maps.h"
+
+/* Named in .rodata so that BTF describes the enums, which the contract tests read. */
+struct mesh_vocabulary {
+	__u32 abi;
+	enum mesh_count counts;
+	enum mesh_verdict verdicts;
+	enum mesh_dest_flag dest_flags;
+	enum mesh_config_flag config_flags;
+	__u32 max_depth;
+};
+
+const volatile struct mesh_vocabulary mesh_vocabulary = {
+	.abi = MESH_ABI,
+	.max_depth = MESH_MAX_DEPTH,
+};
+
+#include "bind.bpf.c"
+#include "connect.bpf.c"
+#include "peername.bpf.c"
+#include "sockops.bpf.c"
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,6 @@
+"""Who is captured, and what captured connections were meant for.
+
+Nouns: ``Capture`` (controller: the manager's handle), ``CgroupTree`` (cgroups: selectors to cgroups), ``Difference``
+(plan: pure), ``Enrolment`` (plan: cgroup id to workload), ``FlowTable`` (origdst: the workers' question to the kernel).
+Imports ``loader`` and ``control.wire``; imported by the manager, the CLI, and (origdst only) by workers and relay.
+"""

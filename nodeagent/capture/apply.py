@@ -1,0 +1,109 @@
+"""Bring the kernel's maps to what is desired, in an order in which an enrolled process never sees half a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from socket import inet_aton, inet_ntoa
+
+from control.wire.address import SocketAddress, packed_ip, unpacked_ip
+from nodeagent.capture.plan import Entry, difference
+from nodeagent.loader.abi import ConfigFlag
+from nodeagent.loader.errors import MapFullError
+from nodeagent.loader.maps import DestinationKey, Destinations, EnrolledCgroups, Settings, Tagged
+
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class MapWriter:
+    """The only writer of cgroups and destinations. It remembers what they hold: reading a large map takes a second,
+    once.
+    """
+
+    def __init__(self, pin_dir: Path) -> None:
+        self._cgroups = EnrolledCgroups(pin_dir)
+        self._destinations = Destinations(pin_dir)
+        self._settings = Settings(pin_dir)
+        self.cgroups = {key: Entry(*value) for key, value in self._cgroups.entries().items()}
+        self.destinations = {_address(key): Entry(*value) for key, value in self._destinations.entries().items()}
+        self.incomplete = ConfigFlag.INCOMPLETE in self._settings.flags()
+        """Whether enrolled processes are refused whatever is not known, because not every destination fitted."""
+        self._left_out = 0
+
+    def close(self) -> None:
+        """Close the maps; they keep their contents."""
+        for view in (self._cgroups, self._destinations, self._settings):
+            view.close()
+
+    def apply(
+        self,
+        cgroups: Mapping[int, Entry],
+        destinations: Mapping[SocketAddress, Entry] | None,
+        *,
+        keep: bool = False,
+    ) -> list[str]:
+        """Write the differences; None leaves the destinations as they are. Problems, if something did not fit.
+
+        With ``keep`` nothing is taken out: what is captured stays captured. Destinations come before the cgroups that
+        need them, and go after those that do not any more. If they do not all fit, enrolled processes are refused
+        everything unknown, from before the first one that is left out.
+        """
+        if keep:
+            cgroups = {**self.cgroups, **cgroups}
+            destinations = None if destinations is None else {**self.destinations, **destinations}
+        if destinations is not None and len(destinations) > self._destinations.capacity:
+            self._set_incomplete(True)
+        self._leave(cgroups)
+        if destinations is not None:
+            self._left_out = self._write_destinations(destinations)
+            self._set_incomplete(self._left_out > 0)
+        problems = self._join(cgroups)
+        if self._left_out:
+            problems.append(
+                f"{self._left_out} mesh destinations do not fit into the kernel's map"
+                f" ({self._destinations.capacity} entries):"
+                " enrolled workloads are refused every destination that is not in it"
+            )
+        return problems
+
+    def _leave(self, cgroups: Mapping[int, Entry]) -> None:
+        for key in difference(cgroups, self.cgroups).remove:
+            self._cgroups.remove(key)
+            del self.cgroups[key]
+
+    def _join(self, cgroups: Mapping[int, Entry]) -> list[str]:
+        change = difference(cgroups, self.cgroups)
+        for number, (key, entry) in enumerate(change.put.items()):
+            try:
+                self._cgroups.put(key, Tagged(*entry))
+            except MapFullError as error:
+                missing = len(change.put) - number
+                return [f"{missing} cgroups cannot be enrolled, their connections are NOT captured: {error}"]
+            self.cgroups[key] = entry
+        return []
+
+    def _write_destinations(self, destinations: Mapping[SocketAddress, Entry]) -> int:
+        """How many did not fit."""
+        change = difference(destinations, self.destinations)
+        for address in change.remove:
+            self._destinations.remove(_key(address))
+            del self.destinations[address]
+        written = self._destinations.put((_key(address), Tagged(*entry)) for address, entry in change.put.items())
+        self.destinations.update(islice(change.put.items(), written))
+        return len(change.put) - written
+
+    def _set_incomplete(self, incomplete: bool) -> None:
+        if incomplete != self.incomplete:
+            self._settings.set(ConfigFlag.INCOMPLETE if incomplete else ConfigFlag(0))
+            self.incomplete = incomplete
+
+
+def _key(address: SocketAddress) -> DestinationKey:
+    ip = address.ip
+    return DestinationKey(packed_ip(ip) if ":" in ip else _MAPPED + inet_aton(ip), address.port)
+
+
+def _address(key: DestinationKey) -> SocketAddress:
+    addr = key.addr
+    return SocketAddress(inet_ntoa(addr[12:]) if addr.startswith(_MAPPED) else unpacked_ip(addr), key.port)

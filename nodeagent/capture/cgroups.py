@@ -1,0 +1,107 @@
+"""Selectors to cgroups: the kernel's word for who a process is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from control.wire.discovery import Selectors
+from nodeagent.loader.abi import MAX_DEPTH
+
+MAX_SLICES = 4096
+"""Slices that a search for a unit looks into. A host has dozens."""
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class CgroupError(Exception):
+    """A selector or the cgroup tree cannot be used; the message says why and what to do."""
+
+
+def cgroup2_mount(mounts: str) -> Path:
+    """The first cgroup v2 mount in the text of ``/proc/self/mounts`` (on hybrid hosts it is not ``/sys/fs/cgroup``)."""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 2 and fields[2] == "cgroup2":
+            return Path(_OCTAL.sub(lambda match: chr(int(match.group(1), 8)), fields[1]))
+    raise CgroupError("no cgroup v2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified")
+
+
+def own_cgroup(membership: str) -> str:
+    """The cgroup v2 path in the text of ``/proc/self/cgroup``, as seen from the mount point."""
+    for line in membership.splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    return "/"
+
+
+class CgroupTree:
+    """The part of the cgroup tree that an agent looks after: everything below ``root``."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
+        self.root = (root or self._mount).resolve()
+        if not (self.root / "cgroup.procs").exists():
+            raise CgroupError(f"{self.root} is not a directory of the cgroup v2 file system; set cgroup_root")
+
+    def resolve(self, selectors: Selectors) -> list[Path]:
+        """Every cgroup that the selectors name now; none is ordinary (the unit is stopped). CgroupError if they
+        cannot be obeyed.
+        """
+        if selectors.cgroup_path is not None:
+            found = [self.root / _relative(selectors.cgroup_path)]
+        elif selectors.systemd_unit is not None:
+            found = self._units(selectors.systemd_unit)
+        else:
+            raise CgroupError("no selector is set; name a systemdUnit or a cgroupPath")
+        return [self._usable(path) for path in found if path.is_dir()]
+
+    def _units(self, unit: str) -> list[Path]:
+        """Directories of that name whose ancestors are slices: where systemd puts units.
+
+        What lies below a service or scope may belong to its processes (delegation): they could make a cgroup of any
+        name and would gain another workload's identity.
+        """
+        if not unit or "/" in unit or unit.startswith("."):
+            raise CgroupError(f"{unit!r} is not the name of a systemd unit")
+        found = []
+        queue = [self.root]
+        looked_at = 0
+        while queue:
+            if (looked_at := looked_at + 1) > MAX_SLICES:
+                raise CgroupError(f"more than {MAX_SLICES} slices below {self.root}; select by cgroupPath instead")
+            try:
+                with os.scandir(queue.pop()) as entries:
+                    for entry in entries:
+                        if entry.name == unit and entry.is_dir(follow_symlinks=False):
+                            found.append(Path(entry.path))
+                        elif entry.name.endswith(".slice") and entry.is_dir(follow_symlinks=False):
+                            queue.append(Path(entry.path))
+            except FileNotFoundError:
+                continue
+        return sorted(found)
+
+    def _usable(self, path: Path) -> Path:
+        own = self._mount / own_cgroup(Path("/proc/self/cgroup").read_text()).lstrip("/")
+        if own == path or path in own.parents:
+            raise CgroupError(
+                f"the agent itself runs in {path}: its own connections would be captured; move it elsewhere"
+            )
+        if len(path.relative_to(self._mount).parts) >= MAX_DEPTH:
+            raise CgroupError(f"{path} is deeper than {MAX_DEPTH - 1} levels; enrol one of its ancestors")
+        return path
+
+
+def cgroup_id(path: Path) -> int | None:
+    """The kernel's id of a cgroup (the inode of its directory, never used again); None if it is gone."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _relative(text: str) -> str:
+    parts = [part for part in text.split("/") if part]
+    if not parts or any(part in (".", "..") for part in parts):
+        raise CgroupError(f"cgroup path {text!r}: write a path below the agent's cgroup root, such as /shop/web")
+    return "/".join(parts)

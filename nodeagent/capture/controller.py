@@ -1,0 +1,191 @@
+"""The manager's handle on capture: load and attach, say who is enrolled and what is in the mesh, report. Synchronous
+and quick.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from control.wire.discovery import Workload
+from nodeagent.capture.apply import MapWriter
+from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id
+from nodeagent.capture.origdst import netns_cookie
+from nodeagent.capture.plan import Destinations, Enrolment, enrol
+from nodeagent.loader import features, objects, pins
+from nodeagent.loader.abi import PROGRAMS
+from nodeagent.loader.cohabitants import CoHabitant, cohabitants
+from nodeagent.loader.features import Features
+from nodeagent.loader.maps import Counters, ListenerRecord, Listeners
+from nodeagent.loader.objects import PinnedLinks
+from nodeagent.loader.pins import PinDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSettings:
+    """Where the agent captures and where it pins."""
+
+    bpffs: Path = Path("/sys/fs/bpf")
+    instance: str = "default"
+    cgroup_root: Path | None = None
+    """None: the whole cgroup v2 tree, which is what a host wants. A process outside of it can neither be captured, nor
+    be kept from the capture port or from adopting a stale record: narrow it only where nobody else shares the network
+    namespace.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureStatus:
+    """What an operator should know; plain data."""
+
+    features: Features
+    pin_dir: str
+    cgroup_root: str
+    bpffs_mounted: bool
+    """Whether the agent had to mount the BPF file system; it stays mounted."""
+    programs: dict[str, int]
+    """Program -> kernel id, of those in force."""
+    cohabitants: tuple[CoHabitant, ...]
+    counters: dict[str, int]
+    enrolled: int
+    destinations: int
+    listeners: dict[int, int]
+    """Network namespace cookie -> capture port."""
+    incomplete: bool
+    problems: tuple[str, ...]
+
+
+class Capture:
+    """Holds the pins of one instance (nobody else can, meanwhile). ``close`` leaves everything in force."""
+
+    def __init__(
+        self, settings: CaptureSettings, tree: CgroupTree, supported: Features, directory: PinDirectory
+    ) -> None:
+        self._settings = settings
+        self._tree = tree
+        self._features = supported
+        self._pins = directory
+        self._paths: list[Path] = []
+        self._resolved: dict[str, list[int]] = {}
+        self._problems: tuple[str, ...] = ()
+        self._destination_problems: tuple[str, ...] = ()
+        objects.install(directory, tree.root)
+        self._links = PinnedLinks(directory)
+        self._maps = MapWriter(directory.path)
+        self._listeners = Listeners(directory.path)
+        self._counters = Counters(directory.path)
+
+    @classmethod
+    def open(cls, settings: CaptureSettings) -> Capture:
+        """Probe the kernel, load, pin, attach; or take over what an earlier run left. LoaderError or CgroupError say
+        why not.
+        """
+        tree = CgroupTree(settings.cgroup_root)
+        supported = features.probe(tree.root)
+        supported.require()
+        directory = PinDirectory(settings.bpffs, settings.instance)
+        try:
+            return cls(settings, tree, supported, directory)
+        except BaseException:
+            directory.close()
+            raise
+
+    @property
+    def pin_dir(self) -> Path:
+        """What workers need to open a FlowTable."""
+        return self._pins.path
+
+    def set_listeners(self, port: int) -> None:
+        """Connections of this process's network namespace go to ``port`` on loopback, and only this user may bind it.
+
+        Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
+        """
+        cookie = netns_cookie()
+        self._listeners.put(cookie, ListenerRecord(port, os.geteuid()))
+        for stale in self._listeners.entries():
+            if stale != cookie:
+                self._listeners.remove(stale)
+
+    def resolve(self, local: Iterable[Workload]) -> Enrolment:
+        """Which cgroups are whose now. Tell the workers before ``apply``, so that they know whom they accept."""
+        found: list[tuple[str, list[int]]] = []
+        problems: list[str] = []
+        self._paths = []
+        for workload in local:
+            try:
+                paths = self._tree.resolve(workload.selectors)
+            except (CgroupError, OSError) as error:
+                problems.append(f"workload {workload.uid}: {error}")
+                found.append((workload.uid, self._resolved.get(workload.uid, [])))  # who is captured stays captured
+                continue
+            self._paths += paths
+            found.append((workload.uid, [number for path in paths if (number := cgroup_id(path)) is not None]))
+        self._resolved = dict(found)
+        return enrol(found, problems)
+
+    def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
+        """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
+        problems = [*enrolment.problems, *self._heal()]
+        wanted = None if destinations is None else destinations.entries
+        problems += self._maps.apply(enrolment.entries(), wanted, keep=enrolment.partial)
+        if destinations is not None:
+            self._destination_problems = destinations.problems
+        self._problems = (*problems, *self._destination_problems)
+        return replace(enrolment, problems=self._problems)
+
+    def sync(self, local: Iterable[Workload], destinations: Destinations | None = None) -> Enrolment:
+        """``resolve`` and ``apply``: on each change of state, and every second or so for cgroups that come and go."""
+        return self.apply(self.resolve(local), destinations)
+
+    def _heal(self) -> list[str]:
+        """Attach again where somebody detached a link, or made the cgroup root anew."""
+        root = cgroup_id(self._tree.root)
+        if root is None:
+            return [f"the agent's cgroup root {self._tree.root} is gone; nothing can be captured until it is back"]
+        if len(self._links.programs(root)) == len(PROGRAMS):
+            return []
+        objects.install(self._pins, self._tree.root)
+        self._links.close()
+        self._links = PinnedLinks(self._pins)
+        return ["programs had been detached from the cgroup, or it was made anew; they are attached again"]
+
+    def status(self) -> CaptureStatus:
+        """Everything at a glance."""
+        programs = self._links.programs(cgroup_id(self._tree.root))
+        return CaptureStatus(
+            features=self._features,
+            pin_dir=str(self.pin_dir),
+            cgroup_root=str(self._tree.root),
+            bpffs_mounted=self._pins.mounted,
+            programs=programs,
+            cohabitants=cohabitants([self._tree.root, *self._paths], programs.values()),
+            counters=self._counters.read(),
+            enrolled=len(self._maps.cgroups),
+            destinations=len(self._maps.destinations),
+            listeners={cookie: record.port for cookie, record in self._listeners.entries().items()},
+            incomplete=self._maps.incomplete,
+            problems=self._problems,
+        )
+
+    def counters(self) -> dict[str, int]:
+        """What the programs counted since they were first loaded, by reason."""
+        return self._counters.read()
+
+    def close(self) -> None:
+        """Let go; capture stays in force: without a listener, connections of enrolled workloads to the mesh are
+        refused.
+        """
+        self._maps.close()
+        self._links.close()
+        self._listeners.close()
+        self._counters.close()
+        self._pins.close()
+
+
+def unload(settings: CaptureSettings) -> list[str]:
+    """Remove everything that was ever pinned for this instance; the paths that were removed. PinsBusyError while an
+    agent runs.
+    """
+    return [str(path) for path in pins.remove_all(settings.bpffs, settings.instance)]

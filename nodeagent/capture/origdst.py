@@ -1,0 +1,75 @@
+"""What a captured connection was meant for, and who made it: a worker's question to the kernel at each accept."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from control.wire.address import SocketAddress, packed_ip, unpacked_ip
+from nodeagent.loader.maps import Flows
+
+SO_NETNS_COOKIE = 71
+"""``asm-generic/socket.h``; Python has no name for it. Linux 5.14."""
+TCP_CLOSE = 7
+"""``net/tcp_states.h``: the connection was reset, or never was."""
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class CapturedFlow(NamedTuple):
+    """The kernel's record of a captured connection."""
+
+    destination: SocketAddress
+    """What the application asked for."""
+    cgroup_id: int
+    """The enrolled cgroup, perhaps an ancestor of the process's own."""
+    socket_cookie: int
+    pid: int
+    uid: int
+
+
+class Accepted(Protocol):
+    """What is used of the accepted socket (``socket.socket``, or what an event loop shows of one)."""
+
+    def getsockopt(self, level: int, option: int, buflen: int, /) -> bytes:
+        """As of a socket."""
+
+
+def netns_cookie() -> int:
+    """The number by which the kernel knows this process's network namespace; never used again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+
+
+class FlowTable:
+    """The records of this network namespace's captured connections. One thread; one system call a question.
+
+    Ask only about connections accepted on exactly 127.0.0.1 or ::1 at the capture port: only there is the client's
+    address and port the whole key.
+    """
+
+    def __init__(self, pin_dir: Path, cookie: int | None = None) -> None:
+        self._flows = Flows(pin_dir)
+        self._cookie = netns_cookie() if cookie is None else cookie
+
+    def take(self, source: SocketAddress, accepted: Accepted) -> CapturedFlow | None:
+        """The record of the connection from ``source`` (canonical), once. None: nobody captured it; refuse it.
+
+        The record is this connection's own only if the connection still stands when the record has been taken. One
+        that was reset while it waited to be accepted gave its port free, and another process, of another workload,
+        may have come from that port since: without this check, what the first one had sent would travel under the
+        identity of the second.
+        """
+        ip = source.ip
+        packed = packed_ip(ip) if ":" in ip else _MAPPED + socket.inet_aton(ip)
+        flow = self._flows.take(self._cookie, packed, source.port)
+        if flow is None or accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            return None
+        addr = flow.addr
+        text = socket.inet_ntoa(addr[12:]) if addr.startswith(_MAPPED) else unpacked_ip(addr)
+        return CapturedFlow(SocketAddress(text, flow.port), flow.cgroup_id, flow.socket_cookie, flow.pid, flow.uid)
+
+    def close(self) -> None:
+        """Close the map."""
+        self._flows.close()

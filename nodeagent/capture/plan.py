@@ -1,0 +1,117 @@
+"""What the kernel's maps should hold, and how that differs from what they hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+from zlib import crc32
+
+from control.wire.address import AddressError, SocketAddress, canonical_ip
+from control.wire.discovery import Service, Workload
+from nodeagent.loader.abi import DestinationFlag
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Entry(NamedTuple):
+    """The value of a cgroup or a destination: who made it (CRC-32 of the uid, for readers of the map), and flags."""
+
+    tag: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Who is in which cgroup. ``contested`` cgroups are captured, but nobody's: the relay refuses them."""
+
+    cgroups: dict[int, str]
+    """Cgroup id -> uid of the workload."""
+    contested: frozenset[int] = frozenset()
+    problems: tuple[str, ...] = ()
+    partial: bool = False
+    """Not everything is known: nothing that is captured now may be let go on the strength of this."""
+
+    def entries(self) -> dict[int, Entry]:
+        """What the map of enrolled cgroups should hold."""
+        entries = {cgroup: Entry(tag(uid), 0) for cgroup, uid in self.cgroups.items()}
+        entries.update({cgroup: Entry(0, 0) for cgroup in self.contested})
+        return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """Everything that is captured when an enrolled process connects to it."""
+
+    entries: dict[SocketAddress, Entry]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Generic[K, V]):
+    """What to write and what to delete so that present becomes desired."""
+
+    put: dict[K, V]
+    remove: tuple[K, ...]
+
+
+def tag(uid: str) -> int:
+    """Tells a reader of a map which object made an entry; nothing is decided by it."""
+    return crc32(uid.encode())
+
+
+def enrol(found: Iterable[tuple[str, Iterable[int]]], problems: Iterable[str] = ()) -> Enrolment:
+    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem."""
+    owners: dict[int, list[str]] = {}
+    for uid, cgroups in found:
+        for cgroup in cgroups:
+            owners.setdefault(cgroup, []).append(uid)
+    contested = {cgroup: uids for cgroup, uids in owners.items() if len(uids) > 1}
+    told = tuple(
+        f"cgroup {cgroup} is selected by {' and '.join(sorted(uids))}: its connections to the mesh are refused;"
+        " make their selectors disjoint"
+        for cgroup, uids in sorted(contested.items())
+    )
+    settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
+    return Enrolment(settled, frozenset(contested), (*problems, *told))
+
+
+def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:
+    """Every (virtual address, port) of a service and every (address, port) of a workload."""
+    entries: dict[SocketAddress, Entry] = {}
+    problems: list[str] = []
+    for workload in workloads:
+        entry = Entry(tag(workload.uid), DestinationFlag.WORKLOAD)
+        _add(entries, problems, f"workload {workload.uid}", workload.addresses, workload.ports, entry)
+    for service in services:
+        entry = Entry(tag(service.uid), DestinationFlag.SERVICE)
+        ports = [port.port for port in service.ports]
+        _add(entries, problems, f"service {service.uid}", service.addresses, ports, entry)
+    return Destinations(entries, tuple(problems))
+
+
+def _add(
+    entries: dict[SocketAddress, Entry],
+    problems: list[str],
+    owner: str,
+    addresses: Iterable[str],
+    ports: Iterable[int],
+    entry: Entry,
+) -> None:
+    for address in addresses:
+        try:
+            ip = canonical_ip(address)
+        except AddressError as error:
+            problems.append(f"{owner}: {error}; connections to it are not captured")
+            continue
+        for port in ports:
+            entries[SocketAddress(ip, port)] = entry
+
+
+def difference(desired: Mapping[K, V], present: Mapping[K, V]) -> Difference[K, V]:
+    """What differs; nothing where both agree."""
+    return Difference(
+        {key: value for key, value in desired.items() if present.get(key) != value},
+        tuple(key for key in present if key not in desired),
+    )

@@ -1,0 +1,8 @@
+"""The kernel room: BPF objects, links and maps, and the directory where they are pinned. It knows maps, not the mesh.
+
+Nouns: ``Libbpf`` (sys: the only speaker of libbpf and libc here), ``Features`` (features: what this kernel can do,
+found by doing), ``Layout`` (abi: mirrors of ``bpf/include/abi.h``), ``MeshObject`` (objects: the compiled programs,
+loaded), ``PinDirectory`` (pins: what outlives the agent), ``EnrolledCgroups`` / ``Destinations`` / ``Listeners`` /
+``Settings`` / ``Flows`` / ``Counters`` (maps: typed views). Imports the standard library and cffi only; imported by
+``nodeagent.capture``.
+"""

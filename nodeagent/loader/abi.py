@@ -1,0 +1,110 @@
+"""Mirrors of ``bpf/include/abi.h``: one Layout a struct, one enum an enum. ``tests/contract`` compares them with the
+object's BTF.
+
+Ports stay two bytes in network order (``port_bytes``), addresses 16 bytes (IPv4 as ``::ffff:a.b.c.d``).
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+
+ABI = 1
+MAX_DEPTH = 32
+"""Levels of the cgroup tree on which something can be enrolled (``MESH_MAX_DEPTH``)."""
+
+DESTINATION_MAP = "mesh_dest_v1"
+CGROUP_MAP = "mesh_cgroup_v1"
+LISTENER_MAP = "mesh_listen_v1"
+CONFIG_MAP = "mesh_config_v1"
+FLOW_MAP = "mesh_flow_v1"
+COUNT_MAP = "mesh_count_v1"
+ORIGIN_MAP = "mesh_origin_v1"
+
+
+class Layout:
+    """The fields of a C struct: (name, struct code). Padding is spelled out in C, so nothing is implied here either."""
+
+    def __init__(self, name: str, *fields: tuple[str, str]) -> None:
+        self.name = name
+        self.fields = fields
+        self.codec = struct.Struct("=" + "".join(code for _, code in fields))
+        self.size = self.codec.size
+
+
+ENDPOINT = Layout("mesh_endpoint", ("addr", "16s"), ("port", "2s"), ("pad", "H"))
+DESTINATION = Layout("mesh_destination", ("tag", "I"), ("flags", "I"))
+CGROUP = Layout("mesh_cgroup", ("tag", "I"), ("flags", "I"))
+LISTENER = Layout("mesh_listener", ("port", "2s"), ("pad", "H"), ("uid", "I"))
+CONFIG = Layout("mesh_config", ("flags", "I"), ("pad", "I"))
+ORIGIN = Layout(
+    "mesh_origin", ("destination", "20s"), ("pid", "I"), ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"),
+)  # fmt: skip
+FLOW_KEY = Layout("mesh_flow_key", ("netns", "Q"), ("addr", "16s"), ("port", "2s"), ("pad", "6s"))
+FLOW = Layout(
+    "mesh_flow", ("cookie", "Q"), ("cgroup_id", "Q"), ("ktime", "Q"), ("destination", "20s"),
+    ("pid", "I"), ("uid", "I"), ("pad", "I"),
+)  # fmt: skip
+
+LAYOUTS = (ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW)
+
+
+class DestinationFlag(IntFlag):
+    """``enum mesh_dest_flag``."""
+
+    SERVICE = 1
+    WORKLOAD = 2
+
+
+class ConfigFlag(IntFlag):
+    """``enum mesh_config_flag``."""
+
+    INCOMPLETE = 1
+
+
+class Count(IntEnum):
+    """``enum mesh_count``: the index of each counter. The lower-case name is the metric label."""
+
+    PASSED_NOT_MESH = 0
+    PASSED_NOT_ENROLLED = 1
+    CAPTURED = 2
+    REFUSED_NO_LISTENER = 3
+    REFUSED_NO_STORAGE = 4
+    REFUSED_INCOMPLETE = 5
+    FLOW_RECORDED = 6
+    FLOW_NOT_RECORDED = 7
+    FLOW_FORGOTTEN = 8
+    PEER_SHOWN = 9
+    BIND_REFUSED = 10
+    DEPTH_EXCEEDED = 11
+
+
+class AttachType(IntEnum):
+    """The kernel's ``enum bpf_attach_type``, as far as programs of ours use it."""
+
+    SOCK_OPS = 3
+    INET4_CONNECT = 10
+    INET6_CONNECT = 11
+    INET4_POST_BIND = 12
+    INET6_POST_BIND = 13
+    INET4_GETPEERNAME = 29
+    INET6_GETPEERNAME = 30
+
+
+PROGRAMS: dict[str, AttachType] = {
+    "mesh_post_bind4": AttachType.INET4_POST_BIND,
+    "mesh_post_bind6": AttachType.INET6_POST_BIND,
+    "mesh_sockops": AttachType.SOCK_OPS,
+    "mesh_peername4": AttachType.INET4_GETPEERNAME,
+    "mesh_peername6": AttachType.INET6_GETPEERNAME,
+    "mesh_connect4": AttachType.INET4_CONNECT,
+    "mesh_connect6": AttachType.INET6_CONNECT,
+}
+"""Program -> hook, in the order of attaching: nothing is captured before the hooks that a captured connection needs
+are in place.
+"""
+
+
+def port_bytes(port: int) -> bytes:
+    """A port in network order."""
+    return port.to_bytes(2, "big")

@@ -1,0 +1,103 @@
+"""The decision and the address arithmetic of ``bpf/include``, run by the kernel, against an oracle in Python."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import platform
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import cffi
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from nodeagent.loader.abi import Count
+from nodeagent.loader.objects import MeshObject
+
+HERE = Path(__file__).parent
+BPF = HERE.parent.parent / "bpf"
+ETHERNET = bytes(12) + b"\x08\x00"
+PASS, CAPTURE, REFUSE = range(3)
+MAPPED = bytes(10) + b"\xff\xff"
+Ask = Callable[[bytes, bytes], tuple[tuple[int, int], bool, bool, bytes, bool]]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """(four facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
+    path = tmp_path_factory.mktemp("bpf") / "decide.test.bpf.o"
+    subprocess.run(
+        ["clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{BPF}",
+         "-idirafter", f"/usr/include/{platform.machine()}-linux-gnu", "-c", HERE / "decide.test.bpf.c", "-o", path],
+        check=True,
+    )  # fmt: skip
+    ffi = cffi.FFI()
+    ffi.cdef("""
+        struct bpf_test_run_opts {
+            size_t sz; const void *data_in; void *data_out; uint32_t data_size_in, data_size_out;
+            const void *ctx_in; void *ctx_out; uint32_t ctx_size_in, ctx_size_out;
+            uint32_t retval; int repeat; uint32_t duration, flags, cpu, batch_size;
+        };
+        int bpf_prog_test_run_opts(int fd, struct bpf_test_run_opts *opts);
+    """)
+    lib = ffi.dlopen("libbpf.so.1")
+    mesh = MeshObject(path)
+    mesh.load()
+
+    def run(facts: bytes, addr: bytes) -> tuple[tuple[int, int], bool, bool, bytes, bool]:
+        packet = ffi.new("char[]", ETHERNET + facts + addr + bytes(64))
+        out = ffi.new("char[]", 256)
+        size = ffi.sizeof("struct bpf_test_run_opts")
+        opts = ffi.new(
+            "struct bpf_test_run_opts *",
+            {"sz": size, "data_in": packet, "data_size_in": len(packet), "data_out": out, "data_size_out": 256},
+        )
+        assert lib.bpf_prog_test_run_opts(mesh.program_fd("ask"), opts) == 0, os.strerror(ffi.errno)
+        assert opts.retval == 0
+        answer = struct.unpack_from("=BBBB16sI", ffi.buffer(out), len(ETHERNET))
+        return (answer[0], answer[1]), bool(answer[2]), bool(answer[3]), answer[4], bool(answer[5])
+
+    yield run
+    mesh.close()
+
+
+def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool) -> tuple[int, Count]:
+    """What ought to become of a connect()."""
+    if not enrolled:
+        return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
+    if known:
+        return (CAPTURE, Count.CAPTURED) if listener else (REFUSE, Count.REFUSED_NO_LISTENER)
+    return (REFUSE, Count.REFUSED_INCOMPLETE) if incomplete else (PASS, Count.PASSED_NOT_MESH)
+
+
+@pytest.mark.parametrize(
+    "facts", list(product([False, True], repeat=4)), ids=lambda facts: "".join(map(str, map(int, facts)))
+)
+def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool]) -> None:
+    decision, concerned, *_ = ask(bytes(facts), bytes(16))
+    assert decision == oracle(*facts)
+    if not concerned:
+        assert oracle(facts[0], facts[1], False, facts[3]) == oracle(facts[0], facts[1], True, facts[3]), (
+            "where enrolment is not looked up it must not matter"
+        )
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(min_size=16, max_size=16), st.binary(min_size=4, max_size=4).map(lambda ip: MAPPED + ip)))
+@example(bytes(15) + b"\x01")
+@example(bytes(16))
+@example(MAPPED + bytes([127, 0, 0, 1]))
+@example(MAPPED + bytes([127, 0, 0, 2]))
+@example(bytes(12) + bytes([127, 0, 0, 1]))
+def test_addresses(ask: Ask, packed: bytes) -> None:
+    address = ipaddress.IPv6Address(packed)
+    _, _, v4, loopback_like, is_loopback = ask(bytes(4), packed)
+    mapped = address.ipv4_mapped
+    assert v4 == (mapped is not None)
+    assert loopback_like == (MAPPED + bytes([127, 0, 0, 1]) if v4 else bytes(15) + b"\x01")
+    assert is_loopback == (str(mapped or address) in ("127.0.0.1", "::1"))

@@ -1,0 +1,126 @@
+"""The order in which maps are written: an enrolled process never sees half a mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from control.wire.address import SocketAddress
+from nodeagent.capture import apply
+from nodeagent.capture.apply import MapWriter
+from nodeagent.capture.plan import Entry
+from nodeagent.loader.abi import ConfigFlag
+from nodeagent.loader.errors import MapFullError
+
+ENTRY = Entry(1, 0)
+CAPACITY = 3
+WEB, SHOP = SocketAddress("240.240.0.1", 80), SocketAddress("fd00::1", 81)
+
+
+class FakeMap:
+    """Remembers what every map was told, in one list."""
+
+    log: ClassVar[list[tuple[str, str]]] = []
+    capacity = CAPACITY
+
+    def __init__(self, _: Path) -> None:
+        self.held: dict[Any, Any] = {}
+        self.now = ConfigFlag(0)
+
+    def entries(self) -> dict[Any, Any]:
+        return dict(self.held)
+
+    def put(self, key: Any, value: Any) -> None:
+        if key not in self.held and len(self.held) == self.capacity:
+            raise MapFullError("full", 7)
+        self.held[key] = value
+        self.log.append(("put", type(self).__name__))
+
+    def remove(self, key: Any) -> None:
+        del self.held[key]
+        self.log.append(("remove", type(self).__name__))
+
+    def flags(self) -> ConfigFlag:
+        return self.now
+
+    def set(self, flags: ConfigFlag) -> None:
+        self.now = flags
+        self.log.append(("set", flags.name or "none"))
+
+    def close(self) -> None:
+        pass
+
+
+class Cgroups(FakeMap): ...
+
+
+class Targets(FakeMap):
+    def put(self, entries: Any) -> int:  # type: ignore[override]
+        written = 0
+        for key, value in entries:
+            try:
+                super().put(key, value)
+            except MapFullError:
+                break
+            written += 1
+        return written
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> MapWriter:
+    monkeypatch.setattr(FakeMap, "log", [])
+    monkeypatch.setattr(apply, "EnrolledCgroups", Cgroups)
+    monkeypatch.setattr(apply, "Destinations", Targets)
+    monkeypatch.setattr(apply, "Settings", FakeMap)
+    return MapWriter(Path("pins"))
+
+
+def test_destinations_are_known_before_anybody_is_enrolled(writer: MapWriter) -> None:
+    assert writer.apply({5: ENTRY}, {WEB: ENTRY, SHOP: ENTRY}) == []
+    assert FakeMap.log == [("put", "Targets"), ("put", "Targets"), ("put", "Cgroups")]
+
+
+def test_cgroups_leave_before_destinations_do(writer: MapWriter) -> None:
+    writer.apply({5: ENTRY}, {WEB: ENTRY})
+    FakeMap.log.clear()
+    writer.apply({}, {})
+    assert FakeMap.log == [("remove", "Cgroups"), ("remove", "Targets")]
+
+
+def test_nothing_is_written_twice(writer: MapWriter) -> None:
+    writer.apply({5: ENTRY}, {WEB: ENTRY})
+    FakeMap.log.clear()
+    assert writer.apply({5: ENTRY}, {WEB: ENTRY}) == writer.apply({5: ENTRY}, None) == []
+    assert FakeMap.log == []
+
+
+def test_a_changed_entry_is_written_again(writer: MapWriter) -> None:
+    writer.apply({5: ENTRY}, {WEB: ENTRY})
+    FakeMap.log.clear()
+    writer.apply({5: Entry(2, 0)}, None)
+    assert FakeMap.log == [("put", "Cgroups")]
+
+
+def test_before_one_destination_is_left_out_the_unknown_is_refused(writer: MapWriter) -> None:
+    too_many = {SocketAddress("10.0.0.1", port): ENTRY for port in range(1, CAPACITY + 3)}
+    (problem,) = writer.apply({5: ENTRY}, too_many)
+    assert problem.startswith("2 mesh destinations do not fit")
+    assert FakeMap.log[0] == ("set", "INCOMPLETE")
+    assert writer.incomplete
+
+
+def test_it_stays_a_problem_until_all_fit(writer: MapWriter) -> None:
+    too_many = {SocketAddress("10.0.0.1", port): ENTRY for port in range(1, CAPACITY + 2)}
+    writer.apply({}, too_many)
+    assert writer.apply({}, None) and writer.incomplete
+    assert writer.apply({}, {WEB: ENTRY}) == []
+    assert not writer.incomplete
+    assert FakeMap.log[-1] == ("set", "none")
+
+
+def test_cgroups_that_do_not_fit_are_told(writer: MapWriter) -> None:
+    (problem,) = writer.apply(dict.fromkeys(range(CAPACITY + 2), ENTRY), None)
+    assert problem.startswith("2 cgroups cannot be enrolled") and "NOT captured" in problem
+    assert len(writer.cgroups) == CAPACITY

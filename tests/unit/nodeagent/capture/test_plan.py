@@ -1,0 +1,77 @@
+"""What the maps should hold: destinations of the whole mesh, cgroups of local workloads, and the difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.wire.address import SocketAddress
+from control.wire.discovery import Service, ServicePort
+from nodeagent.capture.plan import Entry, destinations_of, difference, enrol, tag
+from nodeagent.loader.abi import DestinationFlag
+from tests.support.objects import workload
+
+
+def service(*addresses: str, ports: tuple[int, ...] = (80,)) -> Service:
+    return Service(
+        uid="shop/web", name="web", namespace="shop", hostname="web.shop", addresses=addresses, endpoints=(),
+        ports=tuple(ServicePort(name=f"p{port}", port=port, target_port=port + 8000) for port in ports),
+    )  # fmt: skip
+
+
+def test_every_service_and_workload_address_is_a_destination() -> None:
+    one = replace(workload("web-0"), addresses=("10.0.0.1", "fd00::1"), ports=(8080, 8081))
+    found = destinations_of([service("240.240.0.10", "fd6d::10", ports=(80, 443))], [one])
+    assert found.problems == ()
+    virtual = Entry(tag("shop/web"), DestinationFlag.SERVICE)
+    own = Entry(tag(one.uid), DestinationFlag.WORKLOAD)
+    assert found.entries == {
+        SocketAddress("240.240.0.10", 80): virtual, SocketAddress("240.240.0.10", 443): virtual,
+        SocketAddress("fd6d::10", 80): virtual, SocketAddress("fd6d::10", 443): virtual,
+        SocketAddress("10.0.0.1", 8080): own, SocketAddress("10.0.0.1", 8081): own,
+        SocketAddress("fd00::1", 8080): own, SocketAddress("fd00::1", 8081): own,
+    }  # fmt: skip
+
+
+def test_a_service_port_is_what_is_asked_for_not_where_it_listens() -> None:
+    assert set(destinations_of([service("240.240.0.10")], []).entries) == {SocketAddress("240.240.0.10", 80)}
+
+
+def test_addresses_become_canonical() -> None:
+    found = destinations_of([service("::ffff:240.240.0.10", "FD6D:0:0::10")], [])
+    assert set(found.entries) == {SocketAddress("240.240.0.10", 80), SocketAddress("fd6d::10", 80)}
+
+
+def test_an_address_that_cannot_be_read_is_a_problem_and_spares_the_others() -> None:
+    found = destinations_of([service("fe80::1%eth0", "240.240.0.10")], [])
+    assert set(found.entries) == {SocketAddress("240.240.0.10", 80)}
+    (problem,) = found.problems
+    assert "shop/web" in problem and "not captured" in problem
+
+
+def test_each_cgroup_is_of_its_workload() -> None:
+    enrolment = enrol([("shop/a", [1, 2]), ("shop/b", [3]), ("shop/c", [])], ["before"])
+    assert enrolment.cgroups == {1: "shop/a", 2: "shop/a", 3: "shop/b"}
+    assert enrolment.problems == ("before",)
+    assert enrolment.entries() == {1: Entry(tag("shop/a"), 0), 2: Entry(tag("shop/a"), 0), 3: Entry(tag("shop/b"), 0)}
+
+
+def test_a_cgroup_of_two_workloads_is_captured_but_nobodys() -> None:
+    enrolment = enrol([("shop/a", [1, 2]), ("shop/b", [2])])
+    assert enrolment.cgroups == {1: "shop/a"}
+    assert enrolment.contested == {2}
+    assert 2 in enrolment.entries(), "it must not fall out of the mesh"
+    (problem,) = enrolment.problems
+    assert "shop/a and shop/b" in problem
+
+
+keys = st.dictionaries(st.integers(0, 9), st.integers(0, 2))
+
+
+@given(desired=keys, present=keys)
+def test_applying_the_difference_gives_what_is_desired(desired: dict[int, int], present: dict[int, int]) -> None:
+    change = difference(desired, present)
+    assert {key: value for key, value in {**present, **change.put}.items() if key not in change.remove} == desired
+    assert not set(change.put.items()) & set(present.items()), "nothing is written that is there already"
