@@ -1,0 +1,195 @@
+"""When to ask for an identity's SVID: a table of states, and the times that go with them. Pure: the clock is passed in.
+
+    WANTED --requested--> REQUESTED --issued--> VALID --requested--> RENEWING --issued--> VALID
+                             | refused             | expired             | refused: VALID (the old one is kept)
+                             v                     v                     | expired: REQUESTED
+                           FAILED --requested-->   FAILED                v
+
+An SVID is renewed at half its life, give or take a jitter, so that a fleet that started together does not ask together.
+A refusal keeps what there is and backs off, exponentially, with jitter, up to a cap. An SVID that has expired is
+unusable from that second: connections of the workload are refused with the reason, never made without identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+RENEW_AT = 0.5
+"""Share of an SVID's life after which it is renewed."""
+RENEW_JITTER = 0.1
+"""Width of the window around RENEW_AT, as a share of the life: 0.45 to 0.55."""
+MIN_RENEW_SECONDS = 1.0
+"""After an SVID came, the next is not asked for earlier: a clock that is off must not make a storm."""
+BACKOFF_SECONDS = 1.0
+"""Wait after the first refusal; doubled with each further one."""
+MAX_BACKOFF_SECONDS = 60.0
+BACKOFF_JITTER = 0.5
+"""A wait is shortened by up to this share."""
+MAX_ERROR_CHARACTERS = 500
+
+
+class State(Enum):
+    """Where an identity stands."""
+
+    WANTED = "wanted"
+    """No SVID, and nobody was asked."""
+    REQUESTED = "requested"
+    """No SVID; a request is under way."""
+    VALID = "valid"
+    """An SVID; a renewal may have failed and waits for its next attempt."""
+    RENEWING = "renewing"
+    """An SVID, and a request for the next one is under way."""
+    FAILED = "failed"
+    """No SVID: the request was refused, or the SVID expired. Unusable until one comes."""
+
+
+class Event(Enum):
+    """What can happen to an identity."""
+
+    REQUESTED = "requested"
+    ISSUED = "issued"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    # ISSUED without a request: an SVID kept from before a restart
+    State.WANTED: {Event.REQUESTED: State.REQUESTED, Event.ISSUED: State.VALID},
+    State.REQUESTED: {Event.ISSUED: State.VALID, Event.REFUSED: State.FAILED},
+    State.VALID: {Event.REQUESTED: State.RENEWING, Event.EXPIRED: State.FAILED},
+    State.RENEWING: {Event.ISSUED: State.VALID, Event.REFUSED: State.VALID, Event.EXPIRED: State.REQUESTED},
+    State.FAILED: {Event.REQUESTED: State.REQUESTED},
+}
+"""What is not here is a defect of the caller."""
+
+
+class RotationError(Exception):
+    """An event that cannot happen in this state."""
+
+
+class Step(Enum):
+    """What to do."""
+
+    REQUEST = "request"
+    """Ask for an SVID, and call ``requested``."""
+    EXPIRE = "expire"
+    """Take the SVID away from whoever uses it, and call ``expired``."""
+    WAIT = "wait"
+    """Nothing before ``Action.at``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """The next thing to do for an identity, and when (seconds since 1970)."""
+
+    step: Step
+    at: float | None
+    """When to ask again at the latest, for WAIT; None: after the answer to the request that is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """For ``nodeagent status``."""
+
+    identity: str
+    state: State
+    usable: bool
+    expires: float | None
+    failures: int
+    """Refusals since the last SVID."""
+    last_error: str
+    next_attempt: float | None
+
+
+class Rotation:
+    """One identity. Times are seconds since 1970; ``jitter`` draws from [0, 1)."""
+
+    def __init__(self, identity: str, jitter: Callable[[], float]) -> None:
+        self.identity = identity
+        self._jitter = jitter
+        self._state = State.WANTED
+        self._expires: float | None = None
+        self._next_attempt: float | None = None
+        self._failures = 0
+        self._last_error = ""
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._state
+
+    def _fire(self, event: Event) -> None:
+        new = TRANSITIONS[self._state].get(event)
+        if new is None:
+            raise RotationError(f"{self.identity}: {event.value} cannot happen while {self._state.value}")
+        self._state = new
+
+    def next_action(self, now: float) -> Action:
+        """What to do now, or until when to wait."""
+        if self._expires is not None and now >= self._expires:
+            return Action(Step.EXPIRE, now)
+        if self._state in (State.REQUESTED, State.RENEWING):
+            return Action(Step.WAIT, self._expires)
+        if self._state is State.WANTED or self._next_attempt is None or now >= self._next_attempt:
+            return Action(Step.REQUEST, now)
+        if self._failures and self._next_attempt - now > MAX_BACKOFF_SECONDS:
+            # the clock was set back: no refusal holds for longer than the cap
+            return Action(Step.REQUEST, now)
+        wake = self._next_attempt if self._expires is None else min(self._next_attempt, self._expires)
+        return Action(Step.WAIT, wake)
+
+    def requested(self) -> None:
+        """A request was sent. Its sender bounds its time and calls ``issued`` or ``refused`` in the end."""
+        self._fire(Event.REQUESTED)
+
+    def issued(self, now: float, not_before: float, not_after: float) -> bool:
+        """An SVID came; False if it is of no use (expired on arrival): that counts as a refusal."""
+        if not_after <= now and self._state is State.WANTED:
+            return False
+        if not_after <= now:
+            self.refused(now, "the certificate had expired when it came; compare this node's clock with control's")
+            return False
+        self._fire(Event.ISSUED)
+        life = not_after - not_before
+        renew = not_before + life * (RENEW_AT + RENEW_JITTER * (self._jitter() - 0.5))
+        self._expires = not_after
+        self._next_attempt = max(renew, now + MIN_RENEW_SECONDS)
+        self._failures = 0
+        self._last_error = ""
+        return True
+
+    def refused(self, now: float, error: str) -> None:
+        """No SVID came. What there is stays; the next attempt comes later each time."""
+        self._fire(Event.REFUSED)
+        self._failures += 1
+        self._last_error = error[:MAX_ERROR_CHARACTERS]
+        # the exponent is bounded: 2.0 ** failures would overflow after a long outage
+        wait = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 16))
+        self._next_attempt = now + wait * (1 - BACKOFF_JITTER * self._jitter())
+
+    def expired(self, now: float) -> None:
+        """The SVID's time is over; the identity cannot be used."""
+        self._fire(Event.EXPIRED)
+        self._expires = None
+        if not self._last_error:
+            self._last_error = "the certificate expired before a new one came"
+        if not self._failures:
+            self._next_attempt = now
+
+    def usable(self, now: float) -> bool:
+        """Whether there is an SVID that has not expired."""
+        return self._expires is not None and now < self._expires
+
+    def status(self, now: float) -> Status:
+        """A snapshot for operators."""
+        return Status(
+            identity=self.identity,
+            state=self._state,
+            usable=self.usable(now),
+            expires=self._expires,
+            failures=self._failures,
+            last_error=self._last_error,
+            next_attempt=None if self._state in (State.REQUESTED, State.RENEWING) else self._next_attempt,
+        )

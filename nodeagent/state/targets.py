@@ -1,0 +1,61 @@
+"""Answers of the read model, as values: absence always has a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from control.wire.discovery import Service, ServicePort, Workload
+from nodeagent.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTarget:
+    """A service's virtual address and port, and the workloads behind it.
+
+    ``endpoints`` may be empty (nothing is selected, or nothing of it has arrived): the caller says NO_ENDPOINT, and
+    still knows the service for its records.
+    """
+
+    service: Service
+    port: ServicePort
+    endpoints: tuple[Workload, ...]
+    missing: int
+    """Endpoints that the service names and this node does not hold (not received, or unreadable)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadTarget:
+    """A workload's own address and one of its ports."""
+
+    workload: Workload
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """The mesh has nothing at that address, or does not know yet."""
+
+    reason: Reason
+    detail: str
+
+
+Target = ServiceTarget | WorkloadTarget
+
+
+@dataclass(frozen=True, slots=True)
+class MissingPolicy:
+    """A workload is selected by policies that are not here: what they say is unknown, so nobody may connect."""
+
+    uids: tuple[str, ...]
+    """The missing policies; empty if the workload itself is not known, and so what selects it is not either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a batch did."""
+
+    changed: frozenset[tuple[str, str]]
+    """(kind, uid) of every object that is new, different or gone."""
+    rejected: tuple[str, ...]
+    """Items that could not be read, in words, bounded in number; each counts as not received."""
+    snapshot: bool
