@@ -1,0 +1,79 @@
+"""Which endpoint takes the next connection: power of two choices by live connections, failing endpoints left out for
+a while.
+
+Pure: the clock and the source of randomness are passed in. Counts are those of one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from control.wire.discovery import Workload
+
+FAILURES_TO_EJECT: Final = 3
+FIRST_EJECTION_SECONDS: Final = 1.0
+LONGEST_EJECTION_SECONDS: Final = 60.0
+JITTER: Final = 0.5
+
+
+class Balancer:
+    """Live connections and recent failures by workload uid."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._live: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._ejected_until: dict[str, float] = {}
+
+    def choose(self, endpoints: Sequence[Workload], now: float) -> Workload | None:
+        """The better of two random endpoints; None if there is none at all.
+
+        If every endpoint is ejected all are tried again: a guess beats a refusal.
+        """
+        if len(endpoints) == 1:
+            return endpoints[0]
+        if self._ejected_until:
+            endpoints = [e for e in endpoints if self._ejected_until.get(e.uid, 0.0) <= now] or endpoints
+        if not endpoints:
+            return None
+        if len(endpoints) == 1:
+            return endpoints[0]
+        first, second = self._random.sample(endpoints, 2)
+        return first if self.live(first.uid) <= self.live(second.uid) else second
+
+    def live(self, uid: str) -> int:
+        """Connections that are open to the endpoint, or being opened."""
+        return self._live.get(uid, 0)
+
+    def started(self, uid: str) -> None:
+        """A connection to the endpoint was begun."""
+        self._live[uid] = self._live.get(uid, 0) + 1
+
+    def ended(self, uid: str) -> None:
+        """A connection that was ``started`` is over."""
+        left = self._live.get(uid, 0) - 1
+        if left > 0:
+            self._live[uid] = left
+        else:
+            self._live.pop(uid, None)
+
+    def succeeded(self, uid: str) -> None:
+        """The endpoint accepted a connection: it is trusted again."""
+        self._failures.pop(uid, None)
+        self._ejected_until.pop(uid, None)
+
+    def failed(self, uid: str, now: float) -> None:
+        """The endpoint could not be connected to; after several in a row it is left out, longer each time."""
+        failures = self._failures[uid] = self._failures.get(uid, 0) + 1
+        if failures < FAILURES_TO_EJECT:
+            return
+        doubled = FIRST_EJECTION_SECONDS * 2 ** min(failures - FAILURES_TO_EJECT, 10)
+        pause = min(doubled, LONGEST_EJECTION_SECONDS)
+        self._ejected_until[uid] = now + pause * (1 + JITTER * (self._random.random() - 0.5))
+
+    def forget(self, uid: str) -> None:
+        """The workload is gone from the mesh."""
+        self.succeeded(uid)
+        self._live.pop(uid, None)

@@ -1,0 +1,239 @@
+"""What becomes of a connection: pure decisions over the node's state, each a plan or a refusal with its reason.
+
+``outbound`` is asked for a captured connection, ``inbound`` for a stream that another node's agent opened. The agent
+of the destination has the last word, so only it (and the one agent of a same-node connection) evaluates policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from control.wire.address import SocketAddress
+from control.wire.discovery import AppProtocol, Service, Workload
+from control.wire.ids import SpiffeId
+from nodeagent.policy.connection import Connection
+from nodeagent.policy.evaluate import Denial, Permit
+from nodeagent.reasons import Reason
+from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.protocol.request import ConnectRequest, Hostname
+from nodeagent.state.targets import ServiceTarget, Unresolved
+from nodeagent.state.view import NodeState
+
+Chooser = Callable[[Sequence[Workload]], Workload | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """No, and why. ``status`` is the answer to a peer's request; what is known of the parties goes into the record."""
+
+    reason: Reason
+    detail: str
+    status: int = 503
+    source: Workload | None = None
+    destination: Workload | None = None
+    service: Service | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundPlan:
+    """A captured connection goes to ``destination``; ``permit`` is there if that is on this node."""
+
+    source: Workload
+    source_address: SocketAddress
+    destination: Workload
+    address: SocketAddress
+    """The workload's own address and (target) port."""
+    service: Service | None
+    protocol: AppProtocol
+    permit: Permit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundPlan:
+    """A peer's stream goes to a workload of this node."""
+
+    permit: Permit
+    connection: Connection
+    destination: Workload
+    address: SocketAddress
+    service: Service | None
+    source: Workload | None
+    source_address: SocketAddress
+
+
+def dial_address(workload: Workload, address: SocketAddress) -> SocketAddress:
+    """Where the agent connects to a workload of its own node."""
+    return SocketAddress(workload.app_address or address.ip, address.port)
+
+
+def policy_connection(identity: str, source: SocketAddress, address: SocketAddress) -> Connection:
+    """What policy looks at; all of it proved or registered, nothing merely claimed."""
+    return Connection(
+        source_identity=SpiffeId.parse(identity),
+        source_ip=source.ip,
+        destination_ip=address.ip,
+        destination_port=address.port,
+    )
+
+
+def outbound(
+    state: NodeState,
+    node: str,
+    enrolled: Mapping[int, str],
+    captured: tuple[int, SocketAddress, SocketAddress],
+    choose: Chooser,
+    authorizer: Authorizer,
+) -> OutboundPlan | Refusal:
+    """Decide for a captured connection: (cgroup id, address that it comes from, address that it asked for)."""
+    cgroup_id, origin, asked_for = captured
+    if not state.ready:
+        return Refusal(reason=Reason.NOT_READY, detail="the agent has no state from control yet")
+    source = state.workload(enrolled.get(cgroup_id, ""))
+    if source is None or source.node != node:
+        return Refusal(reason=Reason.UNKNOWN_SOURCE, detail=f"cgroup {cgroup_id} belongs to no workload of this node")
+    target = _outbound_target(state, source, asked_for, choose)
+    if isinstance(target, Refusal):
+        return target
+    destination, address, service, protocol = target
+    origin = registered_address(source, origin, address)
+    permit = None
+    if destination.node == node:
+        verdict = authorizer.authorize(destination, policy_connection(source.identity, origin, address))
+        if isinstance(verdict, Denial):
+            return Refusal(
+                reason=verdict.reason, detail=verdict.detail, source=source, destination=destination, service=service
+            )
+        permit = verdict
+    return OutboundPlan(
+        source=source, source_address=origin, destination=destination, address=address, service=service,
+        protocol=protocol, permit=permit,
+    )  # fmt: skip
+
+
+def _outbound_target(
+    state: NodeState, source: Workload, asked_for: SocketAddress, choose: Chooser
+) -> tuple[Workload, SocketAddress, Service | None, AppProtocol] | Refusal:
+    target = state.resolve(asked_for)
+    if isinstance(target, Unresolved):
+        return Refusal(reason=target.reason, detail=target.detail, source=source)
+    service, protocol = None, AppProtocol.TCP
+    if isinstance(target, ServiceTarget):
+        service, protocol = target.service, target.port.protocol
+        chosen = choose(target.endpoints)
+        if chosen is None:
+            detail = f"service {service.uid} has no endpoint ({target.missing} not known to this node)"
+            return Refusal(reason=Reason.NO_ENDPOINT, detail=detail, source=source, service=service)
+        destination, port = chosen, target.port.target_port
+    else:
+        destination, port = target.workload, target.port
+    address = _address_of(destination, asked_for, port)
+    if address is None:
+        detail = f"workload {destination.uid} has no address"
+        return Refusal(reason=Reason.NO_ENDPOINT, detail=detail, source=source, service=service)
+    return destination, address, service, protocol
+
+
+def _address_of(workload: Workload, asked_for: SocketAddress, port: int) -> SocketAddress | None:
+    """The workload's address: the one asked for, else one of the family asked for, else any."""
+    if asked_for.ip in workload.addresses:
+        return SocketAddress(asked_for.ip, port)
+    same = [ip for ip in workload.addresses if (":" in ip) == (":" in asked_for.ip)]
+    for ip in (*same, *workload.addresses):
+        return SocketAddress(ip, port)
+    return None
+
+
+def registered_address(source: Workload, origin: SocketAddress, towards: SocketAddress) -> SocketAddress:
+    """The source's address as the mesh knows it: a captured connection itself comes from a loopback address."""
+    if origin.ip in source.addresses:
+        return origin
+    same = [ip for ip in source.addresses if (":" in ip) == (":" in towards.ip)]
+    for ip in (*same, *source.addresses):
+        return SocketAddress(ip, origin.port)
+    return origin
+
+
+def inbound(
+    state: NodeState,
+    node: str,
+    peer: tuple[SpiffeId, SocketAddress],
+    sni_workload: Workload | None,
+    request: ConnectRequest,
+    authorizer: Authorizer,
+) -> InboundPlan | Refusal:
+    """Decide for a stream of a tunnel: ``peer`` is the identity that TLS proved and the tunnel's remote address."""
+    identity, tunnel_address = peer
+    if not state.ready:
+        return Refusal(reason=Reason.NOT_READY, detail="the agent has no state from control yet")
+    if sni_workload is not None:  # as it is now: the tunnel may be older than its ports
+        sni_workload = state.workload(sni_workload.uid) or sni_workload
+    found = _inbound_target(state, sni_workload, request)
+    if isinstance(found, Refusal):
+        return found
+    destination, address, service = found
+    current = state.workload(destination.uid)
+    if current is None or current.node != node:
+        detail = f"workload {destination.uid} is not (or no longer) on this node"
+        return Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400)
+    source = _claimed_source(state, identity, request)
+    source_address = tunnel_address
+    claimed = request.forwarded_for
+    if claimed is not None and source is not None and state.owns(source, claimed.ip):
+        source_address = claimed
+    connection = Connection(
+        source_identity=identity, source_ip=source_address.ip, destination_ip=address.ip, destination_port=address.port
+    )
+    verdict = authorizer.authorize(current, connection)
+    if isinstance(verdict, Denial):
+        return Refusal(
+            reason=verdict.reason, detail=verdict.detail, status=401, source=source, destination=current,
+            service=service,
+        )  # fmt: skip
+    return InboundPlan(
+        permit=verdict, connection=connection, destination=current, address=address, service=service, source=source,
+        source_address=source_address,
+    )  # fmt: skip
+
+
+def _inbound_target(
+    state: NodeState, sni_workload: Workload | None, request: ConnectRequest
+) -> tuple[Workload, SocketAddress, Service | None] | Refusal:
+    authority = request.authority
+    service = _service_of(state, request.forwarded_host)
+    if isinstance(authority, Hostname):
+        return _hostname_target(state, sni_workload, authority)
+    workload = sni_workload if sni_workload is not None else state.by_address_port(authority)
+    if workload is None or authority.ip not in workload.addresses or authority.port not in workload.ports:
+        detail = f"{authority} is not an address and port of {'a workload here' if workload is None else workload.uid}"
+        return Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400, destination=workload)
+    if service is not None and workload.uid not in service.endpoints:
+        service = None
+    return workload, authority, service
+
+
+def _hostname_target(
+    state: NodeState, sni_workload: Workload | None, authority: Hostname
+) -> tuple[Workload, SocketAddress, Service | None] | Refusal:
+    service = _service_of(state, authority.name)
+    ports = [] if service is None else [p for p in service.ports if p.port == authority.port]
+    if service is None or not ports:
+        detail = f"no service of the mesh is {authority}"
+        return Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400, destination=sni_workload)
+    if sni_workload is None or sni_workload.uid not in service.endpoints or not sni_workload.addresses:
+        detail = f"{authority} is not served by the workload that the tunnel was opened for"
+        return Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400, destination=sni_workload, service=service)
+    return sni_workload, SocketAddress(sni_workload.addresses[0], ports[0].target_port), service
+
+
+def _service_of(state: NodeState, hostname: str) -> Service | None:
+    return state.by_hostname(hostname) if hostname else None
+
+
+def _claimed_source(state: NodeState, identity: SpiffeId, request: ConnectRequest) -> Workload | None:
+    """The workload that the baggage names, if it has the identity that TLS proved; a claim alone is nothing."""
+    namespace = request.baggage.get("k8s.namespace.name", "")
+    name = next((v for k, v in request.baggage.items() if k.startswith("k8s.") and k.endswith(".name")
+                 and k not in ("k8s.namespace.name", "k8s.cluster.name")), "")  # fmt: skip
+    workload = state.by_namespace_name(namespace, name) if namespace and name else None
+    return workload if workload is not None and workload.identity == str(identity) else None

@@ -1,0 +1,7 @@
+"""The sockets: everything here runs on the worker's loop, moves bytes and carries out what was decided.
+
+Nouns: ``AppLeg`` (app: an application's socket), ``StreamLeg`` (streams: a tunnel's stream), ``Flow`` (flow: two
+legs, their record, and the rules of ending),
+``TunnelEnd`` (tunnel: TLS and HTTP/2 on a socket), ``Pool`` (pool: tunnels for reuse), ``Outbound`` and ``Inbound``
+(who accepts). Only ``sockets`` makes sockets. No TLS socket is ever an ``AppLeg``.
+"""

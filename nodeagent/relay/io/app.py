@@ -1,0 +1,135 @@
+"""An application's socket as a leg: the hot end of every flow. Plaintext, and never a TLS socket."""
+
+from __future__ import annotations
+
+from asyncio import Protocol, Transport
+from typing import TYPE_CHECKING, Final, cast
+
+from nodeagent.reasons import Reason
+from nodeagent.relay.io.sockets import orderly_close, reset_on_close
+from nodeagent.relay.protocol.frames import Chunk
+
+if TYPE_CHECKING:
+    from asyncio import BaseTransport
+
+    from nodeagent.relay.io.flow import Flow, Leg
+
+WRITE_HIGH_WATER: Final = 256 * 1024
+"""Octets that wait in an application's socket before the other end is paused."""
+
+
+class AppLeg(Protocol):
+    """A connection to an application, accepted (its client) or dialled (its server).
+
+    Until ``join`` gives it a peer at most one read is kept; after that reading pauses and TCP's window holds the
+    application.
+    """
+
+    __slots__ = ("_early", "_reset", "ended", "flow", "peer", "received", "transport")
+
+    def __init__(self, flow: Flow | None = None, *, dialled: bool = False) -> None:
+        self.flow = flow
+        self.peer: Leg | None = None
+        self.transport: Transport | None = None
+        self.received = 0
+        self.ended = False
+        self._early = b""
+        self._reset = Reason.DESTINATION_RESET if dialled else Reason.SOURCE_RESET
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """A dialled socket is there; it waits for ``join``."""
+        self.transport = cast(Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._reset is Reason.DESTINATION_RESET:
+            reset_on_close(transport)  # an accepted socket has it from its listener
+        if self.flow is not None and self.flow.done:
+            self.transport.abort()
+
+    def join(self, peer: Leg) -> None:
+        """From now on bytes go to ``peer``."""
+        self.peer = peer
+        early, self._early = self._early, b""
+        self.resume_reading()
+        if early:
+            peer.write(early)
+        if self.ended:
+            peer.write_eof()
+            if self.flow is not None:
+                self.flow.half_closed()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the application."""
+        self.received += len(data)
+        peer = self.peer
+        if peer is not None:
+            peer.write(data)
+        else:
+            self._early += data
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The application half-closed; the other direction goes on."""
+        self.ended = True
+        if self.peer is not None and self.flow is not None:
+            self.peer.write_eof()
+            self.flow.half_closed()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: in order if the flow is done, else a reset to be passed on."""
+        if self.flow is not None and not self.flow.done:
+            self.flow.lost(self, self._reset, str(exc) if exc else "")
+        self.transport = None
+        self.peer = None
+
+    def pause_writing(self) -> None:
+        """The application reads too slowly."""
+        if self.peer is not None:
+            self.peer.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The application caught up; after ``write_eof``: it was sent the last byte."""
+        if self.peer is not None:
+            self.peer.resume_reading()
+            if self.peer.ended and self.flow is not None:
+                self.flow.half_closed()
+
+    def write(self, data: Chunk) -> None:
+        """Send to the application."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def write_eof(self) -> None:
+        """Half-close towards the application."""
+        if self.transport is not None and not self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self.transport.set_write_buffer_limits(high=0)  # so that resume_writing tells when nothing waits
+            self.transport.write_eof()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait for the application."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    def pause_reading(self) -> None:
+        """Stop taking bytes from the application; its TCP window does the rest."""
+        if self.transport is not None and self.transport.is_reading():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take bytes again."""
+        if self.ended or self.transport is None:  # a read after the end would only report the end again
+            return
+        if not self.transport.is_closing() and not self.transport.is_reading():
+            self.transport.resume_reading()
+
+    def finish(self) -> None:
+        """Close in order; nothing is ``unsent``, so that the death of the agent cannot turn a rest into an end."""
+        if self.transport is not None:
+            orderly_close(self.transport)
+            self.transport.close()
+
+    def abort(self, _reason: Reason) -> None:
+        """Reset the connection."""
+        if self.transport is not None:
+            self.transport.abort()

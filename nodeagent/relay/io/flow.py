@@ -1,0 +1,125 @@
+"""A flow: two legs, what is recorded of them, and how they end.
+
+The rules of ending: the end of one direction (FIN, END_STREAM) is passed on at once and the other direction goes on;
+when both have ended, and nothing waits to be sent, the flow ends in order. A leg that is lost, by reset or otherwise,
+resets the other: a stream that was cut must never look complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from nodeagent.reasons import Reason
+from nodeagent.relay.protocol.frames import Chunk
+from nodeagent.telemetry.flow import FlowRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nodeagent.policy.evaluate import Permit
+    from nodeagent.relay.tracker import Tracker
+
+
+class Leg(Protocol):
+    """One end of a flow. ``peer`` is the other; ``received`` counts what this end's application sent."""
+
+    received: int
+    ended: bool
+
+    @property
+    def unsent(self) -> bool:
+        """Whether this end's application has not been sent everything; if so ``Flow.half_closed`` is called once it
+        has.
+        """
+
+    def write(self, data: Chunk) -> None:
+        """Send to this end's application; what cannot be sent at once waits, and the peer is paused."""
+
+    def write_eof(self) -> None:
+        """This end's application will get no more: half-close, after what waits."""
+
+    def pause_reading(self) -> None:
+        """Take no more from this end's application until ``resume_reading``."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+    def finish(self) -> None:
+        """Both directions have ended: close in order."""
+
+    def abort(self, reason: Reason) -> None:
+        """Reset this end."""
+
+
+class Flow:
+    """Two legs joined. ``record`` is reported by this node as source or destination; ``second`` is the other report
+    of a
+    same-node flow."""
+
+    __slots__ = ("destination", "done", "on_close", "opened", "permit", "record", "second", "source", "tracker")
+
+    def __init__(self, tracker: Tracker, record: FlowRecord, second: FlowRecord | None = None) -> None:
+        self.tracker = tracker
+        self.record = record
+        self.second = second
+        self.source: Leg | None = None
+        self.destination: Leg | None = None
+        self.permit: Permit | None = None
+        """What policy permitted; None where the destination's agent decides."""
+        self.on_close: Callable[[], None] | None = None
+        self.opened = False
+        self.done = False
+
+    def establish(self) -> None:
+        """Both ends are connected and permitted."""
+        if not self.done:
+            self.opened = True
+            self.tracker.opened(self)
+
+    def half_closed(self) -> None:
+        """A leg ended its direction, or sent the rest of the other's: see whether that was the last of it."""
+        source, destination = self.source, self.destination
+        if self.done or source is None or destination is None or not (source.ended and destination.ended):
+            return
+        if source.unsent or destination.unsent:
+            return
+        self._close(Reason.OK, "")
+        source.finish()
+        destination.finish()
+
+    def lost(self, leg: Leg, reason: Reason, detail: str = "") -> None:
+        """A leg is gone before its end: reset the other."""
+        if self.done:
+            return
+        self._close(reason, detail)
+        for other in (self.source, self.destination):
+            if other is not None and other is not leg:
+                other.abort(reason)
+
+    def cut(self, reason: Reason, detail: str = "") -> None:
+        """Reset both ends, for example because policy no longer permits the flow."""
+        if self.done:
+            return
+        self._close(reason, detail)
+        for leg in (self.source, self.destination):
+            if leg is not None:
+                leg.abort(reason)
+
+    def refresh(self) -> None:
+        """Bring the records' byte counts up to now."""
+        sent = self.source.received if self.source is not None else 0
+        received = self.destination.received if self.destination is not None else 0
+        self.record.bytes_sent, self.record.bytes_received = sent, received
+        if self.second is not None:
+            self.second.bytes_sent, self.second.bytes_received = sent, received
+
+    def _close(self, reason: Reason, detail: str) -> None:
+        self.done = True
+        self.refresh()
+        for record in (self.record, self.second):
+            if record is not None:
+                record.reason = reason
+                record.detail = detail
+        if self.on_close is not None:
+            self.on_close()
+        self.tracker.closed(self)

@@ -1,0 +1,239 @@
+"""Tunnels from other nodes: answered as the workload that they ask for, their streams decided and carried to it."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from control.wire.discovery import Workload
+from control.wire.ids import SpiffeId
+from nodeagent.identity.store import NoIdentityError
+from nodeagent.identity.tlsctx import choosing_context
+from nodeagent.reasons import Reason
+from nodeagent.relay import decide
+from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
+from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.flow import Flow
+from nodeagent.relay.io.outbound import REASON_HEADER
+from nodeagent.relay.io.services import Services
+from nodeagent.relay.io.sockets import connect_reason, dial
+from nodeagent.relay.io.streams import StreamLeg
+from nodeagent.relay.io.tunnel import TunnelEnd
+from nodeagent.relay.protocol import frames
+from nodeagent.relay.protocol.connection import Role
+from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.limits import LAST_STREAM_ID
+from nodeagent.relay.protocol.request import BadRequestError, ConnectRequest, Hostname, read_connect
+from nodeagent.relay.protocol.stream import Headers, Stream
+from nodeagent.relay.protocol.tls import TlsSession
+from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
+
+MAX_SERVER_TUNNELS: Final = 8192
+"""Tunnels from other nodes, those in their handshake included; further ones are closed at once."""
+
+
+class Inbound:
+    """Takes tunnels. One per worker."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.tunnels: set[TunnelServer] = set()
+        self.context = choosing_context(self._choose)
+
+    def tunnel(self) -> TunnelServer:
+        """The protocol of an accepted connection."""
+        return TunnelServer(self)
+
+    def _choose(self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None) -> ssl.SSLContext | None:
+        tunnel: TunnelServer = tls.tunnel  # type: ignore[union-attr]  # set in TunnelServer.make_tls
+        workload = self._asked_for(tunnel, name)
+        if workload is None:
+            return None
+        try:
+            context = self.services.certificates.server_context(workload.identity)
+        except NoIdentityError as error:
+            tunnel.failure = (Reason.NO_IDENTITY, str(error))
+            return None
+        tunnel.identity = workload.identity
+        tunnel.generation = self.services.certificates.generation(workload.identity)
+        tunnel.workload = workload if name is not None else None
+        return context
+
+    def _asked_for(self, tunnel: TunnelServer, name: str | None) -> Workload | None:
+        """The workload to answer as: by server name; without one, by the local address if that names one identity."""
+        state, node = self.services.state, self.services.node
+        if name is not None:
+            workload = state.by_sni(name)
+            if workload is None or workload.node != node:
+                tunnel.failure = (Reason.BAD_TARGET, f"server name {name[:253]!r} is no workload of this node")
+                return None
+            return workload
+        ip = tunnel.local.ip if tunnel.local is not None else ""
+        here = [w for w in state.owners(ip) if w.node == node]
+        if len({w.identity for w in here}) == 1:
+            return here[0]
+        what = "several identities share" if here else "no workload of this node has"
+        tunnel.failure = (Reason.BAD_TARGET, f"the peer sent no server name, and {what} the address {ip}")
+        return None
+
+    def tick(self, now: float) -> None:
+        """See ``TunnelEnd.tick``."""
+        for tunnel in tuple(self.tunnels):
+            tunnel.tick(now)
+
+    def drain(self) -> None:
+        """Take no more streams; the tunnels close when their last one is over."""
+        for tunnel in tuple(self.tunnels):
+            tunnel.drain()
+
+    def refresh(self) -> None:
+        """SVIDs, bundles or placements changed: tunnels answered with former ones take no more streams."""
+        for tunnel in tuple(self.tunnels):
+            if tunnel.identity and tunnel.generation != self.services.certificates.generation(tunnel.identity):
+                tunnel.drain()
+
+
+class TunnelServer(TunnelEnd):
+    """The side that answers streams."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        services = inbound.services
+        super().__init__(services.tasks.loop, Role.SERVER, "", services.budget)
+        self._inbound = inbound
+        self._services = services
+        self.identity = ""
+        """As whom we answered."""
+        self.generation = 0
+        self.workload: Workload | None = None
+        """The workload that the server name asked for; None if the peer sent none."""
+        self._pongs_left = 0
+        """Answers to pings until every stream that the peer opened before it read our GOAWAY has arrived."""
+
+    def make_tls(self) -> TlsSession:
+        """As whom is decided when the peer's server name is known."""
+        if len(self._inbound.tunnels) >= MAX_SERVER_TUNNELS or self._services.drains:
+            reason = Reason.AGENT_SHUTDOWN if self._services.drains else Reason.OVERLOADED
+            self.failure = (reason, "no further tunnel is taken")
+            raise NoIdentityError(self.failure[1])
+        self._inbound.tunnels.add(self)
+        session = TlsSession(self._inbound.context, server_side=True)
+        session.object.tunnel = self  # type: ignore[attr-defined]
+        return session
+
+    def before_authentication(self) -> None:
+        """The bundle is that of the trust domain which we answered in."""
+        self.trust_domain = SpiffeId.parse(self.identity).trust_domain
+
+    def authenticated(self) -> None:
+        """If the SVID or the bundle was replaced during the handshake, the peer is to come again."""
+        if self.generation != self._services.certificates.generation(self.identity):
+            self.drain()
+
+    def drain(self) -> None:
+        """Take no more streams but those on their way: the first GOAWAY refuses none, and the ping that follows it
+        comes back
+        after the last of them (RFC 9113, section 6.8). Close when the last one is over."""
+        if self.peer is None or self.closed or self._pongs_left or self.connection.went_away:
+            return
+        self.connection.put(frames.goaway(LAST_STREAM_ID, ErrorCode.NO_ERROR))
+        self._pongs_left = self.ping()
+
+    def pong(self) -> None:
+        """The peer lives; while draining, it has read our GOAWAY."""
+        super().pong()
+        if self._pongs_left:
+            self._pongs_left -= 1
+            if not self._pongs_left:
+                super().drain()
+
+    def lost(self) -> None:
+        """Gone. A handshake that failed is reported; a tunnel's end is not a connection's."""
+        self._inbound.tunnels.discard(self)
+        if self.peer is None and self.failure is not None:
+            self._report(None, Refusal(reason=self.failure[0], detail=f"tunnel refused: {self.failure[1]}"))
+
+    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+        """Decide about a request and set it on its way, or refuse it."""
+        try:
+            request = read_connect(headers)
+        except BadRequestError as error:
+            self._refuse(stream, None, Refusal(reason=Reason.BAD_TARGET, detail=str(error), status=400))
+            return
+        services = self._services
+        if services.tracker.full or self.peer is None or self.remote is None:
+            self._refuse(stream, request, Refusal(reason=Reason.OVERLOADED, detail="no further connection is taken"))
+            return
+        peer = (self.peer.spiffe_id, self.remote)
+        plan = decide.inbound(services.state, services.node, peer, self.workload, request, services.authorizer)
+        if isinstance(plan, InboundPlan) and plan.destination.identity != self.identity:
+            detail = f"the tunnel was answered as {self.identity}, {plan.destination.uid} is another"
+            plan = Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400, destination=plan.destination)
+        if isinstance(plan, Refusal):
+            self._refuse(stream, request, plan)
+        else:
+            self._carry(stream, request, plan, ended)
+
+    def _refuse(self, stream: Stream, request: ConnectRequest | None, refusal: Refusal) -> None:
+        headers = [(":status", str(refusal.status)), (REASON_HEADER, refusal.reason.code)]
+        self.connection.respond(stream, headers, end=True)
+        self._report(request, refusal)
+
+    def _report(self, request: ConnectRequest | None, refusal: Refusal) -> None:
+        tracker = self._services.tracker
+        asked_for = request.authority if request and not isinstance(request.authority, Hostname) else self.local
+        principal = str(self.peer.spiffe_id) if self.peer is not None else None
+        destination = refusal.destination or self.workload
+        tracker.report(
+            FlowRecord(
+                flow_id=tracker.next_id(), reporter=Reporter.DESTINATION, started=tracker.now(),
+                source_address=self.remote, source_principal=principal, source=refusal.source,
+                destination_address=asked_for, tunnel_address=self.local, service=refusal.service,
+                destination=destination, destination_principal=destination.identity if destination else None,
+                security=Security.MUTUAL_TLS if principal else Security.NONE, reason=refusal.reason,
+                detail=refusal.detail, trace_parent=request.trace_parent if request else "",
+            )
+        )  # fmt: skip
+
+    def _carry(self, stream: Stream, request: ConnectRequest, plan: InboundPlan, ended: bool) -> None:
+        tracker = self._services.tracker
+        record = FlowRecord(
+            flow_id=tracker.next_id(), reporter=Reporter.DESTINATION, started=tracker.now(),
+            source_address=plan.source_address, source_principal=str(plan.connection.source_identity),
+            source=plan.source, destination_address=plan.address, tunnel_address=self.local, service=plan.service,
+            destination=plan.destination, destination_principal=plan.destination.identity,
+            security=Security.MUTUAL_TLS, trace_parent=request.trace_parent,
+        )  # fmt: skip
+        flow = Flow(tracker, record)
+        flow.permit = plan.permit
+        leg = StreamLeg(flow, stream)
+        leg.ended = ended
+        leg.on_reset = self._reset_reason
+        flow.source = leg
+        tracker.add(flow)
+        self._services.tasks.spawn(self._dial(flow, leg, plan), f"dial {plan.address}")
+
+    async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
+        address = dial_address(plan.destination, plan.address)
+        try:
+            leg = await dial(self._services.tasks.loop, lambda: AppLeg(flow, dialled=True), address)
+        except OSError as error:
+            reason = connect_reason(error)
+            if not flow.done:
+                headers = [(":status", "503"), (REASON_HEADER, reason.code)]
+                self.connection.respond(source.stream, headers, end=True)
+                flow.lost(source, reason, f"{address}: {error or 'no answer'}")
+            return
+        if flow.done:  # while the dial was being answered
+            leg.abort(flow.record.reason)
+            return
+        flow.destination = leg
+        self.connection.respond(source.stream, [(":status", "200")])
+        flow.establish()
+        source.join(leg)
+        if not flow.done:
+            leg.join(source)
+
+    def _reset_reason(self, _code: int) -> tuple[Reason, str]:
+        if self.failure is not None:
+            return Reason.TUNNEL_LOST, self.failure[1]
+        return Reason.SOURCE_RESET, ""

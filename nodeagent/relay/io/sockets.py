@@ -1,0 +1,105 @@
+"""The one door to sockets: listeners, and connections that the agent opens.
+
+Every socket towards an application carries SO_LINGER(1, 0) until its orderly end, so that the death of the agent is a
+reset to the application and never looks like the end of its stream. An accepted socket inherits it from its listener.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from asyncio import AbstractEventLoop, BaseTransport, Protocol, Server, timeout
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from control.wire.address import SocketAddress, canonical_ip
+from nodeagent.reasons import Reason
+
+BACKLOG: Final = 4096
+CONNECT_TIMEOUT_SECONDS: Final = 10.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_ORDERLY_CLOSE = struct.pack("ii", 0, 0)
+
+P = TypeVar("P", bound=Protocol)
+
+
+class ListenError(OSError):
+    """A port could not be opened; the message names it and says what to do."""
+
+
+async def listen(
+    loop: AbstractEventLoop, factory: Callable[[], Protocol], address: SocketAddress, *, reset_on_close: bool
+) -> Server:
+    """Open a listener that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack."""
+    family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.ip != "::")
+        if reset_on_close:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        listener.setblocking(False)
+        listener.bind(tuple(address))
+        return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+    except OSError as error:
+        listener.close()
+        what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise ListenError(
+            error.errno or 0, f"cannot listen on {address}: {what}; free the port or configure another"
+        ) from error
+
+
+async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress) -> P:
+    """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``)."""
+    async with timeout(CONNECT_TIMEOUT_SECONDS):
+        _, protocol = await loop.create_connection(factory, address.ip, address.port)
+    return protocol
+
+
+def connect_reason(error: BaseException) -> Reason:
+    """Why a ``dial`` failed, in the words of the log."""
+    if isinstance(error, TimeoutError):
+        return Reason.CONNECT_TIMEOUT
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return Reason.CONNECT_REFUSED
+    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
+        return Reason.CONNECT_UNREACHABLE
+    return Reason.CONNECT_TIMEOUT if number == errno.ETIMEDOUT else Reason.CONNECT_FAILED
+
+
+def reset_on_close(transport: BaseTransport) -> None:
+    """From now on closing the socket resets the connection."""
+    _linger(transport, _RESET_ON_CLOSE)
+
+
+def orderly_close(transport: BaseTransport) -> None:
+    """From now on closing the socket ends the connection in order, after what waits was sent."""
+    _linger(transport, _ORDERLY_CLOSE)
+
+
+def _linger(transport: BaseTransport, value: bytes) -> None:
+    handle = transport.get_extra_info("socket")
+    if handle is None:
+        return
+    try:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+    except OSError:
+        return  # the socket is gone already: there is nothing to end
+
+
+def remote_address(transport: BaseTransport) -> SocketAddress | None:
+    """The other end, canonical; None if the connection is gone already."""
+    return _address(transport.get_extra_info("peername"))
+
+
+def local_address(transport: BaseTransport) -> SocketAddress | None:
+    """This end, canonical; None if the connection is gone already."""
+    return _address(transport.get_extra_info("sockname"))
+
+
+def _address(name: Any) -> SocketAddress | None:
+    return SocketAddress(canonical_ip(name[0].partition("%")[0]), name[1]) if name else None

@@ -1,0 +1,152 @@
+"""A tunnel's stream as a leg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nodeagent.reasons import Reason
+from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.frames import Chunk
+from nodeagent.relay.protocol.stream import Headers, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nodeagent.relay.io.flow import Flow, Leg
+
+CREDIT_BATCH: Final = 32 * 1024
+"""Octets taken before the windows are told: a small request does not pay for flow control."""
+
+_RESET_CODES: Final = {
+    Reason.POLICY_REVOKED: ErrorCode.INADEQUATE_SECURITY,
+    Reason.WORKLOAD_REMOVED: ErrorCode.INADEQUATE_SECURITY,
+    Reason.DESTINATION_RESET: ErrorCode.CONNECT_ERROR,
+    Reason.AGENT_SHUTDOWN: ErrorCode.NO_ERROR,
+}
+"""What a peer is told; any other reason is CANCEL. RFC 9113 section 8.5 gives CONNECT_ERROR to a reset of the TCP
+connection.
+"""
+
+
+class StreamLeg:
+    """One end of a flow on a tunnel. Bytes that come before ``join`` wait, bounded by the window that was granted."""
+
+    __slots__ = (
+        "_credit",
+        "_early",
+        "_paused",
+        "ended",
+        "flow",
+        "on_answer",
+        "on_reset",
+        "peer",
+        "received",
+        "stream",
+        "unsent",
+    )
+
+    def __init__(self, flow: Flow, stream: Stream) -> None:
+        self.flow = flow
+        self.stream = stream
+        self.peer: Leg | None = None
+        self.received = 0
+        self.ended = False
+        self.unsent = False
+        """Our application ended, and the last of its bytes wait for the window."""
+        self.on_answer: Callable[[Headers], None] | None = None
+        self.on_reset: Callable[[int], tuple[Reason, str]] | None = None
+        self._early: list[Chunk] = []
+        self._credit = 0
+        self._paused = False
+        stream.receiver = self
+
+    def join(self, peer: Leg) -> None:
+        """From now on bytes go to ``peer``, those that waited first."""
+        self.peer = peer
+        early, self._early = self._early, []
+        for piece in early:
+            peer.write(piece)
+            self._take(len(piece))
+        if self.ended:
+            peer.write_eof()
+            self.flow.half_closed()
+
+    # --- from the stream ---
+
+    def data(self, piece: Chunk) -> None:
+        """Bytes of the other node's application."""
+        size = len(piece)
+        self.received += size
+        peer = self.peer
+        if peer is None:
+            self._early.append(bytes(piece))
+            return
+        peer.write(piece)
+        self._credit += size
+        if self._credit >= CREDIT_BATCH and not self._paused:
+            self.stream.consumed(self._credit)
+            self._credit = 0
+
+    def _take(self, size: int) -> None:
+        self._credit += size
+        if not self._paused and self._credit >= CREDIT_BATCH:
+            self.stream.consumed(self._credit)
+            self._credit = 0
+
+    def ended_by_peer(self) -> None:
+        """The other node's application half-closed."""
+        self.ended = True
+        if self.peer is not None:
+            self.peer.write_eof()
+            self.flow.half_closed()
+
+    def reset(self, code: int) -> None:
+        """The stream is gone."""
+        reason, detail = self.on_reset(code) if self.on_reset else (Reason.SOURCE_RESET, "")
+        self.flow.lost(self, reason, detail)
+
+    def writable(self) -> None:
+        """What waited was sent."""
+        if self.unsent:
+            self.unsent = False
+            self.stream.end()
+            self.flow.half_closed()
+        elif self.peer is not None:
+            self.peer.resume_reading()
+
+    def answered(self, headers: Headers) -> None:
+        """The other node's agent answered."""
+        if self.on_answer is not None:
+            self.on_answer(headers)
+
+    # --- from the flow ---
+
+    def write(self, data: Chunk) -> None:
+        """Send to the other node."""
+        if not self.stream.send(data) and self.peer is not None:
+            self.peer.pause_reading()
+
+    def write_eof(self) -> None:
+        """Half-close towards the other node."""
+        if self.stream.queue:
+            self.unsent = True
+        else:
+            self.stream.end()
+
+    def pause_reading(self) -> None:
+        """The peer leg is full: what arrives still goes to it, but the sender is granted no more."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """The peer leg caught up: grant what was held back."""
+        self._paused = False
+        if self._credit:
+            self.stream.consumed(self._credit, keeps_up=False)
+            self._credit = 0
+
+    def finish(self) -> None:
+        """Both directions have ended, and so has the stream."""
+
+    def abort(self, reason: Reason) -> None:
+        """Reset the stream."""
+        self.stream.reset(_RESET_CODES.get(reason, ErrorCode.CANCEL))

@@ -1,0 +1,37 @@
+"""Tasks that nobody awaits are kept and named here, and their failures are logged: none is ever lost."""
+
+from __future__ import annotations
+
+import logging
+from asyncio import AbstractEventLoop, Task
+from collections.abc import Coroutine
+from typing import Any
+
+_log = logging.getLogger("nodeagent.relay")
+
+
+class Tasks:
+    """The tasks of one worker."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self._tasks: set[Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run the work; what it does not handle itself is a defect and is logged as one."""
+        task = self.loop.create_task(work, name=name)  # kept in the next line
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        """Cancel everything that runs."""
+        for task in self._tasks:
+            task.cancel()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def _done(self, task: Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("defect in task %s", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,328 @@
+"""Every frame but DATA: what a peer may say besides bytes, and the bounds on how often it may say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import hpack
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+
+from nodeagent.relay.protocol import frames
+from nodeagent.relay.protocol.errors import ErrorCode, PeerError
+from nodeagent.relay.protocol.limits import (
+    CLIENT_STREAMS,
+    MAX_CONTROL_WAITING,
+    MAX_EARLY_RESETS,
+    MAX_FRAME_SENT,
+    MAX_HEADER_BLOCK,
+    MAX_HEADER_LIST,
+    MAX_IDLE_FRAMES,
+    MAX_REPLIES,
+    MAX_SETTINGS,
+)
+from nodeagent.relay.protocol.stream import Headers, Stream
+
+if TYPE_CHECKING:
+    from nodeagent.relay.protocol.connection import TunnelConnection
+
+
+class ControlFrames:
+    """The half of a connection that reads control frames."""
+
+    def __init__(self, connection: TunnelConnection) -> None:
+        self._connection = connection
+        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_LIST)
+        self._block = b""  # a header block that CONTINUATION frames go on with
+        self._block_stream = 0
+        self._block_ends = False
+        self._replies = 0
+        self._early_resets = 0
+        self.settled = False
+        self.data_allowed = False  # settled, and no header block is open
+        self.idle_frames = 0  # since something useful arrived
+        self.pings = 0  # ours that are not answered
+        self._by_kind: dict[int, Callable[[int, int, bytes], None]] = {
+            frames.HEADERS: self._on_headers,
+            frames.CONTINUATION: self._on_continuation,
+            frames.RST_STREAM: self._on_rst_stream,
+            frames.SETTINGS: self._on_settings,
+            frames.PING: self._on_ping,
+            frames.GOAWAY: self._on_goaway,
+            frames.WINDOW_UPDATE: self._on_window_update,
+            frames.PUSH_PROMISE: self._on_push_promise,
+            frames.PRIORITY: self._on_priority,
+        }
+
+    def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """Take one frame. Unknown types and PRIORITY are ignored, within bounds."""
+        if not self.settled and kind != frames.SETTINGS:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "the peer's first frame is not SETTINGS")
+        if self._block_stream and kind != frames.CONTINUATION:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame")
+        handler = self._by_kind.get(kind)
+        if handler is None:
+            self.no_progress()
+            return
+        handler(flags, stream_id, payload)
+        if self._connection.control_waiting > MAX_CONTROL_WAITING:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer causes frames that it does not read")
+
+    def refuse_data(self) -> None:
+        """Say why DATA is not allowed now."""
+        if not self.settled:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "the peer's first frame is not SETTINGS")
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by DATA")
+
+    def no_progress(self) -> None:
+        """A frame arrived that carries nothing."""
+        self.idle_frames += 1
+        if self.idle_frames > MAX_IDLE_FRAMES:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"{MAX_IDLE_FRAMES} frames in a row that carry nothing")
+
+    def output_taken(self) -> None:
+        """What we replied is on its way: the peer reads."""
+        self._replies = 0
+
+    def reply(self, frame: bytes) -> None:
+        """Queue what a peer's frame asks for or provokes."""
+        self._replies += 1
+        if self._replies > MAX_REPLIES:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer asks without reading the answers")
+        self._connection.put(frame)
+
+    def fail_stream(self, stream: Stream, code: ErrorCode) -> None:
+        """The peer broke the protocol on one stream: reset it and tell its receiver; its neighbours go on."""
+        self._count_early_reset(stream)
+        stream.reset(code)
+        if stream.receiver is not None:
+            stream.receiver.reset(code)
+
+    def _count_early_reset(self, stream: Stream) -> None:
+        if self._connection.role.value == "server" and not stream.answer_seen:
+            self._early_resets += 1
+            if self._early_resets > MAX_EARLY_RESETS:
+                raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams only to reset them")
+
+    # --- header blocks ---
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id == 0:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        block = _unpadded(flags, payload)
+        if flags & frames.PRIORITY_FLAG:
+            if len(block) < 5:
+                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            block = block[5:]
+        self._block_ends = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._on_block(stream_id, block)
+        else:
+            self._block, self._block_stream = block, stream_id
+            self.data_allowed = False
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if not self._block_stream or stream_id != self._block_stream:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to continue")
+        if not payload:
+            self.no_progress()
+        self._block += payload
+        if len(self._block) > MAX_HEADER_BLOCK:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"a header block over {MAX_HEADER_BLOCK} octets")
+        if flags & frames.END_HEADERS:
+            block, self._block, self._block_stream = self._block, b"", 0
+            self.data_allowed = True
+            self._on_block(stream_id, block)
+
+    def _on_block(self, stream_id: int, block: bytes) -> None:
+        headers = self._decode(block)
+        connection = self._connection
+        stream = connection.streams.get(stream_id)
+        if stream is not None:
+            self._on_later_block(stream, headers)
+        elif connection.was_opened(stream_id):
+            if connection.role.value == "server" and not self._is_trailers(headers):
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, f"a request on stream {stream_id}, whose number was used")
+            self.no_progress()  # an answer or trailers of a stream that we reset
+        elif connection.role.value == "client" or stream_id % 2 == 0:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
+        else:
+            connection.accept_stream(stream_id, headers, ended=self._block_ends)
+
+    def _decode(self, block: bytes) -> Headers:
+        try:
+            fields = self._decoder.decode(block, raw=True)
+        except OversizedHeaderListError as error:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"a header list over {MAX_HEADER_LIST} octets") from error
+        except HPACKError as error:
+            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {type(error).__name__}") from error
+        # A value that is no UTF-8 is its stream's affair, not the connection's.
+        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in fields]
+
+    def _is_trailers(self, headers: Headers) -> bool:
+        return self._block_ends and not any(name.startswith(":") for name, _ in headers)
+
+    def _on_later_block(self, stream: Stream, headers: Headers) -> None:
+        connection = self._connection
+        if stream.remote_ended:
+            self.fail_stream(stream, ErrorCode.STREAM_CLOSED)
+            return
+        if connection.role.value == "client" and not stream.answer_seen:
+            status = dict(headers).get(":status", "")
+            if status.startswith("1") and not self._block_ends:
+                self.no_progress()  # an interim answer
+                return
+            stream.answer_seen = True
+            self.idle_frames = 0
+            if stream.receiver is not None:
+                stream.receiver.answered(headers)
+        elif not self._block_ends:
+            self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)  # trailers must end their stream
+            return
+        if self._block_ends and not stream.closed:
+            connection.end_remote(stream)
+
+    # --- the others ---
+
+    def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM must have 4 octets")
+        connection = self._connection
+        stream = connection.streams.get(stream_id)
+        if stream is None:
+            if not connection.was_opened(stream_id):
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which was never opened")
+            self.no_progress()
+            return
+        self._count_early_reset(stream)
+        code = frames.read_code(payload)
+        connection.reset_streams(lambda other: other is stream, code)
+
+    def stream_answered(self) -> None:
+        """A request lived long enough to be answered: the peer does real work."""
+        self.idle_frames = 0
+        if self._early_resets:
+            self._early_resets -= 1
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with a payload")
+            if not self.settled:
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "the peer's first frame is not SETTINGS")
+            self.no_progress()
+            return
+        settings = frames.read_settings(payload)
+        if len(settings) > MAX_SETTINGS:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"{len(settings)} settings in one frame")
+        self.reply(
+            frames.SETTINGS_ACK
+        )  # before the DATA that they allow: many a peer applies its settings when this comes
+        for key, value in settings:
+            self._on_setting(key, value)
+        if not self.settled:
+            self.settled = self.data_allowed = True
+            self._connection.listener.settled()
+
+    def _on_setting(self, key: int, value: int) -> None:
+        connection = self._connection
+        if key == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.LARGEST_WINDOW:
+                raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE of {value}")
+            change, connection.peer_first_window = value - connection.peer_first_window, value
+            for stream in list(connection.streams.values()):
+                if not self._grant(stream, change):
+                    raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"stream {stream.id}: window over 2^31-1")
+        elif key == frames.MAX_FRAME_SIZE:
+            if not frames.DEFAULT_MAX_FRAME <= value <= frames.LARGEST_FRAME:
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE of {value}")
+            connection.max_send_frame = min(value, MAX_FRAME_SENT)
+        elif key == frames.MAX_CONCURRENT_STREAMS:
+            connection.peer_streams = min(value, CLIENT_STREAMS)
+        elif key == frames.HEADER_TABLE_SIZE:
+            connection.peer_table_size(value)
+        elif key == frames.ENABLE_PUSH and (value > 1 or (value and connection.role.value == "client")):
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "PING must have 8 octets")
+        if not flags & frames.ACK:
+            self.reply(frames.ping(payload, ack=True))
+        elif self.pings:
+            self.pings -= 1
+            self._connection.listener.pong()
+        else:
+            self.no_progress()
+
+    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is too short")
+        connection, last = self._connection, frames.read_u32(payload)
+        if connection.draining:
+            self.no_progress()
+        connection.draining = True
+        if connection.role.value == "client":  # what the peer never looked at was refused
+            connection.reset_streams(lambda stream: stream.id > last, ErrorCode.REFUSED_STREAM)
+        text = bytes(payload[8:264]).decode("utf-8", "replace")
+        connection.listener.draining(frames.read_code(payload, 4), text)
+
+    def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE must have 4 octets")
+        increment, connection = frames.read_u32(payload), self._connection
+        if stream_id == 0:
+            self._grant_connection(increment)
+            return
+        stream = connection.streams.get(stream_id)
+        if stream is None:
+            if not connection.was_opened(stream_id):
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on idle stream {stream_id}")
+        elif not increment:
+            self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
+        elif not self._grant(stream, increment):
+            self.fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def _grant_connection(self, octets: int) -> None:
+        connection = self._connection
+        if not octets:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0 on the connection")
+        if connection.send_window + octets > frames.LARGEST_WINDOW:
+            raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window over 2^31-1")
+        was_shut = connection.send_window <= 0
+        connection.send_window += octets
+        if was_shut:  # else no stream can have waited for it
+            connection.window_opened(None)
+
+    def _grant(self, stream: Stream, octets: int) -> bool:
+        """Change a stream's window; False if that makes it larger than a window can be."""
+        if stream.send_window + octets > frames.LARGEST_WINDOW:
+            return False
+        stream.send_window += octets
+        if octets > 0:
+            self._connection.window_opened(stream)
+        return True
+
+    def _on_priority(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        if not stream_id:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != 5:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY must have 5 octets")
+        self.no_progress()
+
+    def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody asked for")
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    if not flags & frames.PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - payload[0]]

@@ -1,0 +1,32 @@
+"""The bounds of a tunnel, in one place. Window sizes are in ``windows``.
+
+The figures follow istio/ztunnel where a peer can see them (frame size, streams, pings).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_FRAME_RECEIVED: Final = 1024 * 1024
+MAX_FRAME_SENT: Final = 256 * 1024
+MAX_OUTPUT: Final = 1024 * 1024
+"""Octets of DATA that may wait for one write; beyond it streams queue and their sources are stopped."""
+MAX_HEADER_LIST: Final = 16 * 1024
+MAX_HEADER_BLOCK: Final = 16 * 1024
+DECODER_TABLE: Final = 4096
+ENCODER_TABLE: Final = 4096
+"""Octets of the header tables: the protocol's default, whatever larger a peer allows."""
+SERVER_STREAMS: Final = 200
+CLIENT_STREAMS: Final = 100
+LAST_STREAM_ID: Final = 2**31 - 1
+MAX_REPLIES: Final = 256
+"""Acknowledgements that may wait for a peer that does not read."""
+MAX_CONTROL_WAITING: Final = 4096
+"""Control frames of every kind that may wait for one write; a peer that provokes more does not read."""
+MAX_SETTINGS: Final = 64
+"""Settings in one frame: each may cost a walk over all streams."""
+MAX_IDLE_FRAMES: Final = 1024
+"""Frames in a row that carry nothing (empty DATA, PRIORITY, unknown types) before the peer is told to calm down."""
+MAX_EARLY_RESETS: Final = 512
+"""Requests in excess of answered ones that a peer may open and reset at once, or make us reset at once by its mistakes
+(rapid reset, CVE-2023-44487; "made you reset", CVE-2025-8671)."""

@@ -1,0 +1,129 @@
+"""One CONNECT stream of a tunnel: who may still send, how much, and what waits for room.
+
+The states are RFC 9113's (section 5.1) as two flags, ``local_ended`` and ``remote_ended``, plus ``closed`` (both, or a
+reset).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from nodeagent.relay.protocol import frames
+from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.frames import Chunk
+from nodeagent.relay.protocol.windows import ReceiveWindow
+
+if TYPE_CHECKING:
+    from nodeagent.relay.protocol.connection import TunnelConnection
+
+Headers = list[tuple[str, str]]
+
+
+class StreamReceiver(Protocol):
+    """What a stream tells its owner. Calls come from within ``TunnelConnection.receive``."""
+
+    def answered(self, headers: Headers) -> None:
+        """The response arrived (client only, once)."""
+
+    def data(self, piece: Chunk) -> None:
+        """Bytes arrived. They count against the peer's window until ``Stream.consumed`` is called for them."""
+
+    def ended_by_peer(self) -> None:
+        """The peer will send no more (half-close). Not called after ``reset``."""
+
+    def reset(self, code: int) -> None:
+        """The stream is gone: the peer reset it, or refused it, or its connection was lost. The last call."""
+
+    def writable(self) -> None:
+        """Everything that waited for room was sent: the source may go on."""
+
+
+class Stream:
+    """A stream. Made by ``TunnelConnection.open_stream`` (client) or ``Listener.stream_opened`` (server)."""
+
+    __slots__ = (
+        "answer_seen",
+        "closed",
+        "connection",
+        "end_wanted",
+        "id",
+        "local_ended",
+        "queue",
+        "queued",
+        "receive_window",
+        "receiver",
+        "remote_ended",
+        "send_window",
+    )
+
+    def __init__(self, connection: TunnelConnection, stream_id: int, send_window: int) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.receiver: StreamReceiver | None = None
+        self.send_window = send_window
+        self.receive_window = ReceiveWindow(connection.budget)
+        self.queue: deque[Chunk] = deque()
+        self.queued = 0
+        self.end_wanted = False
+        self.local_ended = False
+        self.remote_ended = False
+        self.closed = False
+        self.answer_seen = False  # client: the answer arrived; server: it was sent
+
+    def send(self, data: Chunk) -> bool:
+        """Send bytes. False: some of them wait for room, stop the source until ``writable`` is called.
+
+        The bytes are not copied: the caller does not change them. What waits is bounded by the caller's obedience: one
+        read of its source. Bytes for a closed or ended stream are dropped.
+        """
+        connection, size = self.connection, len(data)
+        if self.local_ended or not size:
+            return True
+        if (
+            not self.queue
+            and size <= self.send_window
+            and size <= connection.send_window
+            and size <= connection.max_send_frame
+            and connection.has_room
+        ):
+            self.send_window -= size
+            connection.send_window -= size
+            connection.put_data(self.id, data, size)
+            return True
+        if self.end_wanted:
+            return True
+        self.queue.append(data)
+        self.queued += size
+        connection.drain_stream(self)
+        return not self.queue
+
+    def end(self) -> None:
+        """Send no more after what waits: half-close."""
+        if self.local_ended or self.end_wanted:
+            return
+        self.end_wanted = True
+        if not self.queue:
+            self.send_end()
+
+    def send_end(self) -> None:
+        """Put END_STREAM on the wire now; for the connection, once the queue is empty."""
+        self.local_ended = True
+        self.connection.put(frames.header(0, frames.DATA, frames.END_STREAM, self.id))
+        if self.remote_ended:
+            self.connection.forget(self)
+
+    def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
+        """Abort both directions; what waits is dropped. Without effect on a closed stream."""
+        if self.closed:
+            return
+        self.connection.put(frames.rst_stream(self.id, code))
+        self.connection.forget(self)
+
+    def consumed(self, octets: int, *, keeps_up: bool = True) -> None:
+        """The reader took so many of the bytes that ``data`` delivered; the peer is granted more in due course."""
+        if self.closed or self.remote_ended:
+            return
+        increment = self.receive_window.consumed(octets, keeps_up=keeps_up)
+        if increment:
+            self.connection.put(frames.window_update(self.id, increment))

@@ -1,0 +1,56 @@
+"""Live flows and tunnels as rows for ``nodeagent flows`` and ``/debug/flows``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from nodeagent.relay.tracker import Tracker
+
+if TYPE_CHECKING:
+    from nodeagent.relay.io.tunnel import TunnelEnd
+
+MAX_ROWS: Final = 10_000
+"""Flows that one answer lists."""
+
+
+def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
+    """The live flows, and whether there are more than are listed."""
+    rows = []
+    for flow in islice(tracker.flows, MAX_ROWS):
+        flow.refresh()
+        record = flow.record
+        rows.append({
+            "id": record.flow_id,
+            "path": "same-node" if flow.second is not None else "tunnel",
+            "reporter": record.reporter.value,
+            "source": record.source.uid if record.source else None,
+            "source_address": str(record.source_address),
+            "destination": record.destination.uid if record.destination else None,
+            "destination_address": str(record.destination_address),
+            "service": record.service.uid if record.service else None,
+            "tunnel": str(record.tunnel_address) if record.tunnel_address else None,
+            "security": record.security.value,
+            "established": flow.opened,
+            "bytes_sent": record.bytes_sent,
+            "bytes_received": record.bytes_received,
+            "seconds": round(max(0.0, tracker.now() - record.started), 3),
+            "traceparent": record.trace_parent,
+        })  # fmt: skip
+    return tuple(rows), len(tracker) > MAX_ROWS
+
+
+def tunnel_rows(tunnels: Iterable[TunnelEnd]) -> tuple[dict[str, Any], ...]:
+    """The tunnels, both directions."""
+    return tuple(
+        {
+            "role": tunnel.connection.role.value,
+            "remote": str(tunnel.remote) if tunnel.remote is not None else None,
+            "peer": str(tunnel.peer.spiffe_id) if tunnel.peer is not None else None,
+            "peer_expires": tunnel.peer.not_after.isoformat() if tunnel.peer is not None else None,
+            "streams": len(tunnel.connection.streams),
+            "draining": tunnel.connection.draining or tunnel.connection.went_away,
+        }
+        for tunnel in tunnels
+    )

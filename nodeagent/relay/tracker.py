@@ -1,0 +1,151 @@
+"""Every live flow of a worker, and the check of those that a change concerns: what policy no longer permits is cut at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from control.wire.discovery import Workload
+from nodeagent.policy.evaluate import Denial
+from nodeagent.reasons import Reason
+from nodeagent.relay.authorizer import Authorizer
+from nodeagent.state.view import NodeState
+from nodeagent.telemetry.accesslog import Log
+from nodeagent.telemetry.flow import FlowRecord
+from nodeagent.telemetry.metrics import FlowMetrics
+
+if TYPE_CHECKING:
+    from nodeagent.relay.io.flow import Flow
+
+MAX_FLOWS: Final = 65_536
+"""Flows that one worker carries; further connections are refused as OVERLOADED."""
+
+
+class Tracker:
+    """The worker's flows, by the workloads at their ends. ``clock`` is wall time in seconds."""
+
+    def __init__(
+        self, state: NodeState, authorizer: Authorizer, metrics: FlowMetrics, log: Log, clock: Callable[[], float]
+    ) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._next_id = 0
+        self._flows: dict[int, Flow] = {}
+        self._by_workload: dict[str, set[Flow]] = {}
+        self.when_empty: Callable[[], None] | None = None
+
+    @property
+    def flows(self) -> Iterable[Flow]:
+        """Live flows, oldest first."""
+        return self._flows.values()
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further flow is taken."""
+        return len(self._flows) >= MAX_FLOWS
+
+    def next_id(self) -> int:
+        """A number for a new flow, unique in this worker."""
+        self._next_id += 1
+        return self._next_id
+
+    def now(self) -> float:
+        """Wall time, seconds since 1970."""
+        return self._clock()
+
+    def add(self, flow: Flow) -> None:
+        """A flow was decided and is being established."""
+        self._flows[flow.record.flow_id] = flow
+        for uid in _ends(flow):
+            self._by_workload.setdefault(uid, set()).add(flow)
+
+    def opened(self, flow: Flow) -> None:
+        """Both ends are connected."""
+        for record in (flow.record, flow.second):
+            if record is not None:
+                self._metrics.opened(record)
+
+    def closed(self, flow: Flow) -> None:
+        """The flow is over; its records are complete but for the time."""
+        self._flows.pop(flow.record.flow_id, None)
+        for uid in _ends(flow):
+            held = self._by_workload.get(uid)
+            if held is not None:
+                held.discard(flow)
+                if not held:
+                    del self._by_workload[uid]
+        self.report(flow.record)
+        if flow.second is not None:
+            self.report(flow.second)
+        if not self._flows and self.when_empty is not None:
+            self.when_empty()
+
+    def report(self, record: FlowRecord) -> None:
+        """A connection is over (or was refused before it became a flow): count it and log it."""
+        record.ended = self._clock()
+        self._metrics.closed(record)
+        self._log.write(record)
+
+    def report_live(self) -> None:
+        """Count the bytes of open flows up to now."""
+        for flow in self._flows.values():
+            if flow.opened:
+                flow.refresh()
+                self._metrics.report_live(flow.record)
+                if flow.second is not None:
+                    self._metrics.report_live(flow.second)
+
+    def recheck(self, changed: Iterable[tuple[str, str]]) -> int:
+        """Look again at the flows that these changes (kind, uid) concern; cut those now refused; how many."""
+        uids = {uid for kind, uid in changed if kind == "workload"}
+        policies = {uid for kind, uid in changed if kind == "policy"}
+        if policies:
+            uids |= {uid for uid in self._by_workload if self._selected(uid, policies)}
+        cut = 0
+        for uid in uids:
+            for flow in tuple(self._by_workload.get(uid, ())):
+                verdict = self._judge(flow)
+                if verdict is not None and not flow.done:
+                    flow.cut(*verdict)
+                    cut += 1
+        return cut
+
+    def shut_down(self) -> int:
+        """Reset what is still open; how many that were."""
+        left = tuple(self._flows.values())
+        for flow in left:
+            flow.cut(Reason.AGENT_SHUTDOWN, "the drain time is over")
+        return len(left)
+
+    def _selected(self, uid: str, policies: set[str]) -> bool:
+        workload = self._state.workload(uid)
+        return workload is None or not policies.isdisjoint(workload.policies)
+
+    def _judge(self, flow: Flow) -> tuple[Reason, str] | None:
+        for held in (flow.record.source, flow.record.destination):
+            if held is not None and not self._unchanged(held):
+                return Reason.WORKLOAD_REMOVED, f"workload {held.uid} is gone, or is another one now"
+        destination = flow.record.destination
+        if flow.permit is None or destination is None:
+            return None
+        verdict = self._authorizer.authorize(destination, flow.permit.connection)
+        if isinstance(verdict, Denial):
+            return Reason.POLICY_REVOKED, verdict.detail
+        flow.permit = verdict
+        return None
+
+    def _unchanged(self, held: Workload) -> bool:
+        current = self._state.workload(held.uid)
+        return current is not None and current.identity == held.identity and current.node == held.node
+
+
+def _ends(flow: Flow) -> set[str]:
+    return {w.uid for w in (flow.record.source, flow.record.destination) if w is not None}

@@ -1,0 +1,241 @@
+"""The metrics of one worker: Istio's TCP series counted from FlowRecords, and errors by reason. Single-threaded.
+
+``opened`` once the connection is established end to end; ``closed`` once for every connection, established or not;
+``report_live`` now and then for each open one, so that the bytes of a long-lived connection are counted while it
+lives. By Istio's convention ``sent`` counts the *response*: bytes from the server to the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from control.wire.discovery import Service, Workload
+from nodeagent.channel import Sample
+from nodeagent.reasons import Reason
+from nodeagent.telemetry.flow import FlowRecord
+from nodeagent.telemetry.labels import NO_FLAG, label_set
+
+MAX_SERIES = 5_000
+"""Label sets held at once. Connections of further ones are counted in ``nodemesh_metric_series_dropped_total`` only."""
+EXPIRY_SECONDS = 3600.0
+"""A series is dropped this long after its last use, if one of its workloads is gone: long enough for the last scrapes.
+"""
+
+OPENED = "istio_tcp_connections_opened_total"
+CLOSED = "istio_tcp_connections_closed_total"
+FAILED = "istio_tcp_connections_failed_total"
+SENT = "istio_tcp_sent_bytes_total"
+RECEIVED = "istio_tcp_received_bytes_total"
+ERRORS = "nodemesh_errors_total"
+DROPPED_SERIES = "nodemesh_metric_series_dropped_total"
+
+Key = tuple[str, str, str, str, str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Series:
+    """One label set and its counts. ``closed`` and ``failed`` are by ``response_flags``."""
+
+    labels: dict[str, str]
+    source: Workload | None
+    destination: Workload | None
+    service: Service | None
+    used: float
+    opened: int = 0
+    sent: int = 0
+    received: int = 0
+    live: int = 0
+    news: bool = True
+    """Whether something was counted since the series was last told as news."""
+    closed: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def describes(self, record: FlowRecord) -> bool:
+        """False if an object changed under its uid (labels edited): the cached label set is old then."""
+        return (
+            self.source is record.source and self.destination is record.destination and self.service is record.service
+        )
+
+
+@dataclass(slots=True)
+class _Live:
+    """What of an open connection has been counted."""
+
+    series: _Series | None
+    sent: int = 0
+    received: int = 0
+
+
+class FlowMetrics:
+    """The series of one worker. ``clock`` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float], max_series: int = MAX_SERIES) -> None:
+        self._clock = clock
+        self._max_series = max_series
+        self._cache: dict[Key, _Series] = {}
+        self._series: dict[tuple[str, ...], _Series] = {}
+        self._live: dict[tuple[int, str], _Live] = {}
+        self._errors: dict[Reason, int] = {}
+        self._gone: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._dropped = 0
+
+    def opened(self, record: FlowRecord) -> None:
+        """The connection is established: both ends are connected and policy permits it."""
+        series = self._series_of(record)
+        self._live[record.flow_id, record.reporter] = _Live(series)
+        if series is not None:
+            series.news = True
+            series.opened += 1
+            series.live += 1
+
+    def report_live(self, record: FlowRecord) -> None:
+        """Count the bytes that an open connection carried since it was last counted."""
+        live = self._live.get((record.flow_id, record.reporter))
+        if live is not None:
+            self._count_bytes(live, record)
+
+    def closed(self, record: FlowRecord) -> None:
+        """The connection is over; one that was never ``opened`` counts as failed. ``response_flags`` tells why."""
+        if record.reason is not Reason.OK:
+            self.error(record.reason)
+        live = self._live.pop((record.flow_id, record.reporter), None)
+        if live is None:
+            series = self._series_of(record)
+            if series is not None:
+                series.news = True
+                series.failed[record.reason.flag] = series.failed.get(record.reason.flag, 0) + 1
+            return
+        self._count_bytes(live, record)
+        if live.series is not None:
+            live.series.news = True
+            live.series.used = self._clock()
+            live.series.live -= 1
+            live.series.closed[record.reason.flag] = live.series.closed.get(record.reason.flag, 0) + 1
+
+    def error(self, reason: Reason) -> None:
+        """Count a reason that belongs to no connection, such as a tunnel whose handshake failed."""
+        self._errors[reason] = self._errors.get(reason, 0) + 1
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge, summed over workers; its name must not end in ``_total``."""
+        self._gauges[name, tuple(sorted(labels.items()))] = value
+
+    def counter(self, name: str, value: float, **labels: str) -> None:
+        """Export a count that somebody else keeps and that only grows; its name must end in ``_total``."""
+        self._gauges[name, tuple(sorted(labels.items()))] = value
+
+    def forget(self, uids: Iterable[str]) -> None:
+        """These workloads and services are gone: their series expire when unused for EXPIRY_SECONDS."""
+        self._gone.update(uids)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Every series as it is now. Names that end in ``_total`` are counters, the others gauges."""
+        self._expire()
+        return self._samples(self._series.values())
+
+    def news(self) -> tuple[Sample, ...]:
+        """The series that changed since they were last told as news: few, where most pairs of workloads are idle."""
+        self._expire()
+        changed = [series for series in self._series.values() if series.news]
+        for series in changed:
+            series.news = False
+        return self._samples(changed)
+
+    def _samples(self, chosen: Iterable[_Series]) -> tuple[Sample, ...]:
+        result: list[Sample] = []
+        for series in chosen:
+            result += _samples_of(series)
+        result += [
+            Sample(name=ERRORS, labels={"reason": reason.code, "fault": reason.value.fault.value}, value=count)
+            for reason, count in self._errors.items()
+        ]
+        result += [
+            Sample(name=name, labels=dict(labels), value=value) for (name, labels), value in self._gauges.items()
+        ]
+        result.append(Sample(name=DROPPED_SERIES, labels={}, value=self._dropped))
+        return tuple(result)
+
+    def _count_bytes(self, live: _Live, record: FlowRecord) -> None:
+        if live.series is not None and (record.bytes_received, record.bytes_sent) != (live.received, live.sent):
+            live.series.news = True
+            live.series.sent += record.bytes_received - live.received
+            live.series.received += record.bytes_sent - live.sent
+            live.series.used = self._clock()
+        live.sent, live.received = record.bytes_sent, record.bytes_received
+
+    def _series_of(self, record: FlowRecord) -> _Series | None:
+        key = _key(record)
+        series = self._cache.get(key)
+        if series is None or not series.describes(record):
+            series = self._add(key, record)
+        if series is not None:
+            series.used = self._clock()
+        return series
+
+    def _add(self, key: Key, record: FlowRecord) -> _Series | None:
+        """The series of a record that is not in the cache; objects that changed back share the series they had."""
+        labels = label_set(record)
+        identity = tuple(labels.values())
+        series = self._series.get(identity)
+        if series is None:
+            if len(self._series) >= self._max_series:
+                self._dropped += 1
+                return None
+            series = _Series(labels, record.source, record.destination, record.service, self._clock())
+            self._series[identity] = series
+        series.source, series.destination, series.service = record.source, record.destination, record.service
+        if len(self._cache) >= 2 * self._max_series:  # uids come and go under the same labels
+            self._cache.clear()
+        self._cache[key] = series
+        return series
+
+    def _expire(self) -> None:
+        if not self._gone:
+            return
+        horizon = self._clock() - EXPIRY_SECONDS
+        doomed = [
+            identity
+            for identity, series in self._series.items()
+            if series.used < horizon and not series.live and not self._gone.isdisjoint(_uids(series))
+        ]
+        for identity in doomed:
+            del self._series[identity]
+        if doomed:
+            kept = {id(series) for series in self._series.values()}
+            self._cache = {key: series for key, series in self._cache.items() if id(series) in kept}
+        self._gone &= {uid for series in self._series.values() for uid in _uids(series)}
+
+
+def _uids(series: _Series) -> list[str]:
+    return [item.uid for item in (series.source, series.destination, series.service) if item is not None]
+
+
+def _key(record: FlowRecord) -> Key:
+    source, destination, service = record.source, record.destination, record.service
+    return (
+        record.reporter,
+        source.uid if source is not None else "",
+        destination.uid if destination is not None else "",
+        service.uid if service is not None else "",
+        record.source_principal or "",
+        record.destination_principal or "",
+        record.protocol,
+        record.security,
+    )
+
+
+def _samples_of(series: _Series) -> list[Sample]:
+    plain = {**series.labels, "response_flags": NO_FLAG}
+    result = [
+        Sample(name=OPENED, labels=plain, value=series.opened),
+        Sample(name=SENT, labels=plain, value=series.sent),
+        Sample(name=RECEIVED, labels=plain, value=series.received),
+    ]
+    for name, by_flag in ((CLOSED, series.closed), (FAILED, series.failed)):
+        result += [
+            Sample(name=name, labels={**series.labels, "response_flags": flag}, value=count)
+            for flag, count in by_flag.items()
+        ]
+    return result
