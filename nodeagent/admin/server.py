@@ -1,0 +1,119 @@
+"""The admin sockets: bound before anything else starts, so that a taken port is one clear line, not half an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Generator, Sequence
+
+import uvicorn
+from starlette.applications import Starlette
+
+BACKLOG = 64
+MAX_CONNECTIONS = 64
+"""More at once get 503: one scraper that hangs must not eat the agent's descriptors."""
+KEEP_ALIVE_SECONDS = 5
+STOP_SECONDS = 2
+
+LOOPBACK = ("127.0.0.1", "::1")
+EVERYWHERE = ("::",)
+
+
+class AdminError(Exception):
+    """A port cannot be had; the text names it and the setting."""
+
+
+def bind(hosts: Sequence[str], port: int, option: str) -> list[socket.socket]:
+    """Listening sockets, ``::`` dual stack; AdminError if the port cannot be had. Hosts of a missing family are left
+    out."""
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            with contextlib.suppress(_NoSuchFamilyError):
+                sockets.append(_bind_one(host, port, option))
+        if not sockets and "::" in hosts:
+            sockets.append(_bind_one("0.0.0.0", port, option))
+    except (AdminError, _NoSuchFamilyError):
+        for bound in sockets:
+            bound.close()
+        raise
+    if not sockets:
+        raise AdminError(f"{option}: none of {', '.join(hosts)} is an address of this host")
+    return sockets
+
+
+class _NoSuchFamilyError(Exception):
+    """The host has no IPv6."""
+
+
+def _bind_one(host: str, port: int, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _NoSuchFamilyError from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _NoSuchFamilyError from error
+        raise AdminError(
+            f"port {port} of {host} cannot be used: {error.strerror}; "
+            f"another agent or program has it, or choose another with '{option}'"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the agent has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class AdminServer:
+    """Applications on sockets that are bound already."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[_Server, list[socket.socket]]] = []
+
+    def add(self, app: Starlette, sockets: list[socket.socket]) -> None:
+        """Serve the application there, once ``run``."""
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        self._parts.append((_Server(config), sockets))
+
+    async def run(self) -> None:
+        """Until ``stop``."""
+        async with asyncio.TaskGroup() as group:
+            for server, sockets in self._parts:
+                group.create_task(server.serve(sockets=sockets), name="admin")
+
+    def stop(self) -> None:
+        """Let ``run`` end."""
+        for server, _ in self._parts:
+            server.should_exit = True
+
+    def close(self) -> None:
+        """Close the sockets of a server that never ran."""
+        for _, sockets in self._parts:
+            for bound in sockets:
+                bound.close()

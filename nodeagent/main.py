@@ -1,0 +1,346 @@
+"""The composition root of the manager: the one file that knows every room. Starts them in order, stops them in
+reverse.
+
+Order: admin ports, lock on the state directory, what is on disk, BPF programs (pins that exist go on capturing
+meanwhile), workers with the last state, then control. Only what comes before the workers can stop the agent from
+starting; after that nothing but a signal ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from control.wire.watch import Batch
+from nodeagent.admin.apps import debug_app, metrics_app, ready_app
+from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
+from nodeagent.capture.controller import Capture, CaptureSettings
+from nodeagent.channel import Sample, Start
+from nodeagent.client.follow import Follower
+from nodeagent.client.issuer import ControlIssuer
+from nodeagent.client.session import Session
+from nodeagent.client.statefile import StateDirectory
+from nodeagent.config import Config
+from nodeagent.lifecycle import Lifecycle, Phase
+from nodeagent.manager import facts
+from nodeagent.manager.discovery import Discovery
+from nodeagent.manager.enrol import Enroller
+from nodeagent.manager.hub import Hub
+from nodeagent.manager.membership import Membership, read_token
+from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
+from nodeagent.manager.svids import SvidKeeper
+from nodeagent.state.targets import Applied
+from nodeagent.telemetry.aggregate import Aggregate, render
+
+RESTART_SECONDS = 1.0
+"""A background task that failed (a defect) is started again after this."""
+PRUNE_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+def capture_settings(config: Config) -> CaptureSettings:
+    """What the capture room needs of the configuration."""
+    return CaptureSettings(bpffs=config.bpffs, instance=config.instance, cgroup_root=config.cgroup_root)
+
+
+class Agent:
+    """One agent. ``open_capture`` is None where nothing is captured (only tunnels are served)."""
+
+    def __init__(
+        self,
+        config: Config,
+        open_capture: Callable[[CaptureSettings], Capture] | None,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        """AdminError, StateDirectoryError, LoaderError or CgroupError if the agent cannot start."""
+        self._config = config
+        self._workers = config.workers or os.cpu_count() or 1
+        self._stop = asyncio.Event()
+        self.lifecycle = Lifecycle()
+        self._aggregate = Aggregate(time.monotonic)
+        self._next_prune = 0.0
+        self._admin = AdminServer()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._admin.close)
+            self._bind()
+            self._directory = StateDirectory(config.state_dir)
+            undo.callback(self._directory.close)
+            self._capture = None if open_capture is None else open_capture(capture_settings(config))
+            undo.pop_all()
+        self._discovery = Discovery(self._directory, self._on_applied)
+        self._hub = Hub(self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers)
+        self._supervisor = Supervisor(self._hub, self._workers, worker_command)
+        self._membership = Membership(
+            config.control,
+            config.node,
+            lambda: read_token(config.token, config.token_file),
+            self._directory,
+            self._on_member,
+        )
+        self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
+        self._enroller = self._make_enroller()
+        self._session = Session(random.random)
+        self._follower = Follower(self._session, self._membership.transport, self._discovery.take)
+        self._register_checks()
+
+    def _make_enroller(self) -> Enroller | None:
+        if self._capture is None:
+            return None
+        config, hub = self._config, self._hub
+        return Enroller(
+            self._capture, config.node, config.ports.outbound, hub.publish_enrolment, lambda: hub.serving > 0
+        )
+
+    def stop(self) -> None:
+        """Drain and end ``run``."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until ``stop`` or SIGTERM or SIGINT. JoinError if the state directory is another node's."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            self._restore()
+        except BaseException:
+            self._admin.close()
+            self._close()
+            raise
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._resilient(name, run), name=name) for name, run in self._background().items()
+            ]
+            admin = group.create_task(self._admin.run(), name="admin")
+            workers = group.create_task(self._supervisor.run(), name="workers")
+            self.lifecycle.advance(Phase.RUNNING)
+            await self._stop.wait()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+            await workers
+            self._admin.stop()
+            await admin
+        await self._discovery.save()
+        self.lifecycle.advance(Phase.STOPPED)
+        self._close()
+
+    def _bind(self) -> None:
+        ports = self._config.ports
+        self._admin.add(debug_app(self._documents()), bind(LOOPBACK, ports.admin, "ports.admin"))
+        self._admin.add(metrics_app(self._render), bind(EVERYWHERE, ports.metrics, "ports.metrics"))
+        self._admin.add(ready_app(self.lifecycle), bind(EVERYWHERE, ports.ready, "ports.ready"))
+
+    def _start_message(self) -> Start:
+        config = self._config
+        return Start(
+            node=config.node,
+            index=0,
+            outbound_port=config.ports.outbound,
+            tunnel_port=config.ports.tunnel,
+            tunnel_addresses=config.addresses,
+            pin_dir=str(self._capture.pin_dir) if self._capture is not None else "",
+            access_log=config.access_log,
+            log_level=config.log_level,
+            cluster=config.cluster,
+        )
+
+    def _restore(self) -> None:
+        """What the disk knows: enough to serve without control. JoinError if the disk is another node's."""
+        self._keeper.restore()
+        self._session.resume(self._discovery.restore())
+        self._membership.restore()
+
+    def _background(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "svids": self._keeper.run,
+            "save": self._discovery.keep_saved,
+        }
+        if self._config.control:
+            tasks |= {"membership": self._membership.run, "watch": self._follower.run}
+        if self._enroller is not None:
+            tasks["enrol"] = self._enroller.run
+        return tasks
+
+    async def _resilient(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:  # a defect in one part must not end the data path
+                logger.exception("%s failed; starting it again", name)
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            logger.warning("asked to stop twice: live connections are cut now")
+            self._supervisor.stop()
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self.lifecycle.advance(Phase.DRAINING)
+        self._supervisor.retire()
+        logger.info("stopping: live connections may go on for %g s", self._config.drain_seconds)
+        cut = await self._hub.drain(self._config.drain_seconds)
+        if cut:
+            logger.warning("%d connections were cut", cut)
+        self._supervisor.stop()
+
+    def _close(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        self._directory.close()
+
+    def _on_applied(self, batch: Batch, applied: Applied) -> None:
+        self._hub.publish(batch)
+        self._keeper.want(self._discovery.state.identities_on(self._config.node))
+        if self._enroller is not None:
+            self._enroller.changed(self._discovery.state)
+        if any(kind == "bundle" for kind, _ in applied.changed):
+            self._trust_bundle()
+
+    def _trust_bundle(self) -> None:
+        credential = self._membership.credential
+        bundle = self._discovery.state.bundle(credential.trust_domain) if credential is not None else None
+        if bundle is not None:
+            self._membership.trust(bundle.certificates)
+
+    def _on_workers(self) -> None:
+        if self._enroller is not None:
+            self._enroller.wake()
+
+    def _on_member(self) -> None:
+        self._keeper.hurry()
+        self._follower.hurry()
+
+    def _register_checks(self) -> None:
+        self.lifecycle.blocks("state", lambda: "" if self._discovery.state.ready else self._no_state())
+        self.lifecycle.blocks("workers", lambda: "" if self._hub.serving else "no worker process serves yet")
+        self.lifecycle.warns("control", self._control_trouble)
+        self.lifecycle.warns("workers", self._worker_trouble)
+        self.lifecycle.warns("identities", self._identity_trouble)
+        self.lifecycle.warns("disk", lambda: self._discovery.save_error)
+        self.lifecycle.warns("capture", lambda: "; ".join(self._enroller.problems) if self._enroller else "")
+        self.lifecycle.warns("state", lambda: "; ".join(self._discovery.rejected[:3]))
+
+    def _no_state(self) -> str:
+        why = self._control_trouble()
+        return f"no state from control yet{': ' + why if why else ''}"
+
+    def _control_trouble(self) -> str:
+        if not self._config.control:
+            return "no control is configured; going on with what is on disk"
+        if self._follower.connected:
+            return self._membership.error
+        return self._membership.error or self._session.last_error or "not connected yet"
+
+    def _worker_trouble(self) -> str:
+        serving = self._hub.serving
+        return f"{serving} of {self._workers} serve" if serving < self._workers else ""
+
+    def _identity_trouble(self) -> str:
+        bad = [status for status in self._keeper.statuses() if not status.usable]
+        return "; ".join(f"{status.identity}: {status.last_error or 'no SVID yet'}" for status in bad[:5])
+
+    def _documents(self) -> Mapping[str, Callable[[], Awaitable[Any]]]:
+        return {
+            "status": _later(self._status),
+            "config": _later(lambda: facts.config_document(self._config)),
+            "state": _later(lambda: facts.state_document(self._discovery.state, self._discovery.rejected)),
+            "statistics": _later(self._statistics),
+            "flows": self._flows,
+            "workloads": _later(self._workloads),
+            "certs": _later(lambda: facts.certificates_document(self._membership, self._keeper)),
+            "capture": _later(self._capture_document),
+        }
+
+    def _status(self) -> dict[str, Any]:
+        connected = self._follower.connected
+        return {
+            "node": self._config.node,
+            "phase": self.lifecycle.phase.value,
+            "ready": self.lifecycle.ready,
+            "blockers": self.lifecycle.blockers,
+            "warnings": self.lifecycle.warnings,
+            "control": {
+                "url": self._config.control,
+                "connected": connected,
+                "revision": self._discovery.state.revision,
+                "last_error": "" if connected else self._control_trouble(),
+            },
+            "workers": facts.workers_document(self._hub, self._workers, self._supervisor.restarts),
+            "certificates": facts.certificates_document(self._membership, self._keeper),
+            "capture": self._capture_document(),
+            "splice": facts.SPLICE,
+        }
+
+    def _statistics(self) -> dict[str, Any]:
+        return {
+            "state": self._discovery.state.statistics(),
+            "workers": facts.workers_document(self._hub, self._workers, self._supervisor.restarts),
+            "samples": {sample.name: sample.value for sample in self._own_samples() if not sample.labels},
+        }
+
+    async def _flows(self) -> dict[str, Any]:
+        return await self._hub.flows()
+
+    def _workloads(self) -> list[dict[str, Any]]:
+        cgroups = self._enroller.cgroups if self._enroller is not None else {}
+        return facts.workloads_document(self._discovery.state, self._config.node, cgroups)
+
+    def _capture_document(self) -> dict[str, Any]:
+        if self._capture is None or self._enroller is None:
+            return {"enabled": False, "why": "capture is off in the configuration; only tunnels are served"}
+        return facts.capture_document(self._capture.status(), self._enroller.problems)
+
+    def _own_samples(self) -> list[Sample]:
+        samples = facts.plain_samples(
+            {
+                "nodemesh_watch_revision": self._discovery.state.revision,
+                "nodemesh_control_connected": float(self._follower.connected),
+                "nodemesh_workers": self._hub.serving,
+                "nodemesh_worker_restarts_total": self._supervisor.restarts,
+                "nodemesh_ready": float(self.lifecycle.ready),
+                "nodemesh_enrolled_cgroups": len(self._enroller.cgroups) if self._enroller is not None else 0,
+            }
+        )
+        samples += facts.svid_samples(self._keeper) + facts.membership_samples(self._membership)
+        if self._capture is not None:
+            samples += facts.counter_samples(self._capture.counters())
+        return samples
+
+    async def _render(self, accept: str) -> tuple[bytes, str]:
+        await self._hub.collect()
+        self._prune()
+        samples = (*self._aggregate.samples(), *self._own_samples())
+        return await asyncio.to_thread(render, samples, accept)
+
+    def _prune(self) -> None:
+        """Now and then, let the series of workloads go that left the mesh."""
+        now = time.monotonic()
+        if now >= self._next_prune and self._discovery.state.ready:
+            self._next_prune = now + PRUNE_SECONDS
+            names = {(workload.namespace, workload.name) for workload in self._discovery.state.workloads()}
+            self._aggregate.prune(lambda labels: _names_known(labels, names))
+
+
+def _later(function: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    async def call() -> Any:
+        return function()
+
+    return call
+
+
+def _names_known(labels: Mapping[str, str], names: set[tuple[str, str]]) -> bool:
+    """Whether every workload that a series names is still in the mesh; series of nobody in particular stay."""
+    for side in ("source", "destination"):
+        workload = labels.get(f"{side}_workload", "unknown")
+        if workload != "unknown" and (labels.get(f"{side}_workload_namespace", ""), workload) not in names:
+            return False
+    return True

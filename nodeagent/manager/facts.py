@@ -1,0 +1,164 @@
+"""What the manager itself knows, as metric samples and as the documents of ``/debug`` and ``nodeagent status``. No
+keys in either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from control.wire.codec import encode
+from nodeagent.capture.controller import CaptureStatus
+from nodeagent.channel import Sample
+from nodeagent.config import Config
+from nodeagent.identity.rotation import Status
+from nodeagent.manager.hub import Hub
+from nodeagent.manager.membership import Membership
+from nodeagent.manager.svids import SvidKeeper
+from nodeagent.state.view import NodeState
+
+SECRET_SETTINGS = ("token",)
+SPLICE = "not built in this version: bytes are relayed in userspace"
+
+
+def svid_samples(keeper: SvidKeeper) -> list[Sample]:
+    """Expiry, renewals and failures of each identity."""
+    samples = []
+    for status in keeper.statuses():
+        labels = {"identity": status.identity}
+        if status.expires is not None:
+            samples.append(Sample(name="nodemesh_svid_expiry_timestamp_seconds", labels=labels, value=status.expires))
+        renewals, failures = keeper.renewals.get(status.identity, 0), keeper.failures.get(status.identity, 0)
+        samples.append(Sample(name="nodemesh_svid_renewals_total", labels=labels, value=renewals))
+        samples.append(Sample(name="nodemesh_svid_failures_total", labels=labels, value=failures))
+    return samples
+
+
+def membership_samples(membership: Membership) -> list[Sample]:
+    """When the node's own certificate expires."""
+    if membership.credential is None:
+        return []
+    expires = membership.credential.validity()[1].timestamp()
+    return [Sample(name="nodemesh_node_certificate_expiry_timestamp_seconds", labels={}, value=expires)]
+
+
+def plain_samples(values: Mapping[str, float]) -> list[Sample]:
+    """Series without labels."""
+    return [Sample(name=name, labels={}, value=value) for name, value in values.items()]
+
+
+def counter_samples(counters: Mapping[str, int]) -> list[Sample]:
+    """The BPF programs' counters."""
+    return [
+        Sample(name="nodemesh_capture_total", labels={"reason": name}, value=value) for name, value in counters.items()
+    ]
+
+
+def config_document(config: Config) -> dict[str, Any]:
+    """The settings in force; secrets only as set or not."""
+    document = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    for name in SECRET_SETTINGS:
+        document[name] = "(set)" if document[name] else ""
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def state_document(state: NodeState, rejected: Iterable[str]) -> dict[str, Any]:
+    """The whole read model."""
+    return {
+        "instance": state.instance,
+        "revision": state.revision,
+        "loaded": state.ready,
+        "rejected": list(rejected),
+        "workloads": [encode(item) for item in state.workloads()],
+        "services": [encode(item) for item in state.services()],
+        "policies": [encode(item) for item in state.policies()],
+    }
+
+
+def workers_document(hub: Hub, wanted: int, restarts: int) -> dict[str, Any]:
+    """Which workers there are and by which revision each decides."""
+    return {
+        "wanted": wanted,
+        "serving": hub.serving,
+        "restarts": restarts,
+        "list": [
+            {
+                "index": link.index,
+                "pid": link.pid,
+                "serving": link.ready,
+                "revision": link.revision,
+                "rejected": list(link.rejected),
+            }
+            for link in hub.links
+        ],
+    }
+
+
+def identity_document(status: Status) -> dict[str, Any]:
+    """One identity, for operators."""
+    return {
+        "identity": status.identity,
+        "state": status.state.value,
+        "usable": status.usable,
+        "expires": _time(status.expires),
+        "failures": status.failures,
+        "last_error": status.last_error,
+        "next_attempt": _time(status.next_attempt),
+    }
+
+
+def certificates_document(membership: Membership | None, keeper: SvidKeeper | None) -> dict[str, Any]:
+    """The node's certificate and every SVID: whose, until when, what went wrong."""
+    node: dict[str, Any] = {"joined": False, "last_error": "no control is configured"}
+    if membership is not None:
+        node = {"joined": membership.credential is not None, "last_error": membership.error}
+        if membership.credential is not None:
+            node["trust_domain"] = membership.credential.trust_domain
+            node["expires"] = membership.credential.validity()[1].isoformat()
+            node["roots"] = len(membership.credential.roots)
+    return {
+        "node": node,
+        "identities": [identity_document(status) for status in keeper.statuses()] if keeper is not None else [],
+    }
+
+
+def workloads_document(state: NodeState, node: str, cgroups: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The workloads placed on this node and the cgroups that were found for each."""
+    by_uid: dict[str, list[int]] = {}
+    for cgroup, uid in cgroups.items():
+        by_uid.setdefault(uid, []).append(cgroup)
+    return [
+        {
+            "name": workload.name,
+            "namespace": workload.namespace,
+            "uid": workload.uid,
+            "identity": workload.identity,
+            "addresses": list(workload.addresses),
+            "ports": list(workload.ports),
+            "selector": workload.selectors.systemd_unit or workload.selectors.cgroup_path or "",
+            "cgroups": sorted(by_uid.get(workload.uid, [])),
+            "policies": list(workload.policies),
+        }
+        for workload in sorted(state.local_workloads(node), key=lambda item: item.uid)
+    ]
+
+
+def capture_document(status: CaptureStatus, problems: Iterable[str]) -> dict[str, Any]:
+    """Hooks and who else is on them, what is in the maps, what was counted (only what is not zero)."""
+    document: dict[str, Any] = {"enabled": True, **dataclasses.asdict(status)}
+    document["counters"] = {name: value for name, value in status.counters.items() if value}
+    document["problems"] = list(problems)
+    return document
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,202 @@
+"""Tells every worker what is known, and asks them what happened. A worker that starts late gets everything that the
+others have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from control.wire.watch import Batch
+from nodeagent.channel import (
+    Applied,
+    Collect,
+    Collected,
+    Drain,
+    Drained,
+    Enrolment,
+    Flows,
+    ListFlows,
+    Message,
+    Ready,
+    Start,
+    StateBatch,
+    Svid,
+    pack,
+)
+from nodeagent.client.mirror import Mirror
+from nodeagent.manager.link import WorkerLink
+from nodeagent.telemetry.aggregate import Aggregate
+
+ANSWER_SECONDS = 2.0
+"""How long a worker may take to answer; the others' answers are used without it."""
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+
+
+class _Round(Generic[A]):
+    """One question to every worker, until all have answered or are gone."""
+
+    def __init__(self, asked: set[WorkerLink]) -> None:
+        self.waiting = set(asked)
+        self.answers: list[tuple[WorkerLink, A]] = []
+        self.done = asyncio.Event()
+        self._check()
+
+    def answer(self, link: WorkerLink, answer: A) -> None:
+        """A worker's answer; a second one is not counted."""
+        if link in self.waiting:
+            self.answers.append((link, answer))
+        self.leave(link)
+
+    def leave(self, link: WorkerLink) -> None:
+        """The worker has answered, or will not."""
+        self.waiting.discard(link)
+        self._check()
+
+    def _check(self) -> None:
+        if not self.waiting:
+            self.done.set()
+
+
+class Hub:
+    """All workers. ``on_change`` is called when one becomes ready or is lost."""
+
+    def __init__(self, start: Start, mirror: Mirror, aggregate: Aggregate, on_change: Callable[[], None]) -> None:
+        """``start`` without its index, which each worker gets its own."""
+        self._start = start
+        self._mirror = mirror
+        self._aggregate = aggregate
+        self._on_change = on_change
+        self._links: set[WorkerLink] = set()
+        self._svids: dict[str, Svid] = {}
+        self._enrolment = Enrolment(cgroups={})
+        self._numbers = itertools.count(1)
+        self._rounds: dict[int, _Round[Any]] = {}
+        self._drained: _Round[Drained] | None = None
+
+    @property
+    def links(self) -> list[WorkerLink]:
+        """Every worker, by index."""
+        return sorted(self._links, key=lambda link: link.index)
+
+    @property
+    def serving(self) -> int:
+        """Workers whose listeners are open."""
+        return sum(link.ready for link in self._links)
+
+    def new_link(self, index: int) -> WorkerLink:
+        """A link for a worker that is about to start; ``attach`` it when its socket is connected."""
+        return WorkerLink(index, self._on_message)
+
+    def attach(self, link: WorkerLink) -> None:
+        """Tell a new worker everything, in the order in which it needs it."""
+        self._links.add(link)
+        link.send(replace(self._start, index=link.index))
+        if self._mirror.loaded:
+            # without state the worker is told nothing, and denies: an empty snapshot would claim an empty mesh
+            link.send(StateBatch(batch=self._mirror.snapshot()))
+        link.send(self._enrolment)
+        for svid in self._svids.values():
+            link.send(svid)
+
+    def detach(self, link: WorkerLink) -> None:
+        """The worker is gone: its counts stay, nobody waits for it."""
+        self._links.discard(link)
+        self._aggregate.retire(id(link))
+        rounds = list(self._rounds.values()) + ([self._drained] if self._drained else [])
+        for waiting in rounds:
+            waiting.leave(link)
+        self._on_change()
+
+    def publish(self, batch: Batch) -> None:
+        """A batch that the mirror has taken in already."""
+        self._broadcast(StateBatch(batch=batch))
+
+    def publish_svid(self, svid: Svid) -> None:
+        """An SVID that is new or renewed; an empty chain takes it away."""
+        if svid.chain:
+            self._svids[svid.identity] = svid
+        else:
+            self._svids.pop(svid.identity, None)
+        self._broadcast(svid)
+
+    def publish_enrolment(self, cgroups: dict[int, str]) -> None:
+        """Which workload each enrolled cgroup is; to be told *before* the cgroup's connections can be captured."""
+        enrolment = Enrolment(cgroups={str(cgroup): uid for cgroup, uid in cgroups.items()})
+        if enrolment != self._enrolment:
+            self._enrolment = enrolment
+            self._broadcast(enrolment)
+
+    async def collect(self) -> None:
+        """Bring the aggregate up to date; a worker that does not answer in ANSWER_SECONDS keeps its last samples."""
+        await self._ask(lambda number: Collect(number=number))
+
+    async def flows(self) -> dict[str, Any]:
+        """Live connections and tunnels of all workers, each with its worker's index."""
+        answers: list[tuple[WorkerLink, Flows]] = await self._ask(lambda number: ListFlows(number=number))
+        return {
+            "flows": [{"worker": link.index, **flow} for link, answer in answers for flow in answer.flows],
+            "tunnels": [{"worker": link.index, **tunnel} for link, answer in answers for tunnel in answer.tunnels],
+            "truncated": any(answer.truncated for _, answer in answers),
+            "unanswered": len([link for link in self._links if link.ready]) - len(answers),
+        }
+
+    async def drain(self, seconds: float) -> int:
+        """Let the workers end their connections; how many connections were cut at the end."""
+        self._drained = _Round(set(self._links))
+        self._broadcast(Drain(seconds=seconds))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds + ANSWER_SECONDS):
+                await self._drained.done.wait()
+        return sum(answer.cut for _, answer in self._drained.answers)
+
+    async def _ask(self, question: Callable[[int], Collect | ListFlows]) -> list[tuple[WorkerLink, Any]]:
+        number = next(self._numbers)
+        waiting: _Round[Any] = _Round({link for link in self._links if link.ready})
+        self._rounds[number] = waiting
+        try:
+            packed = pack(question(number))
+            for link in waiting.waiting:
+                link.send_packed(packed)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await waiting.done.wait()
+        except TimeoutError:
+            logger.warning("workers %s did not answer in time", sorted(link.index for link in waiting.waiting))
+        finally:
+            del self._rounds[number]
+        return waiting.answers
+
+    def _broadcast(self, message: Message) -> None:
+        if not self._links:
+            return
+        packed = pack(message)
+        for link in list(self._links):
+            link.send_packed(packed)
+
+    def _on_message(self, link: WorkerLink, message: Message) -> None:
+        if isinstance(message, Ready):
+            link.ready, link.pid = True, message.pid
+            self._on_change()
+        elif isinstance(message, Applied):
+            link.revision, link.rejected = message.revision, message.rejected
+            for item in message.rejected:
+                logger.error("worker %d refused a part of revision %d: %s", link.index, message.revision, item)
+        elif isinstance(message, (Collected, Flows)):
+            if isinstance(message, Collected) and link in self._links:
+                # late answers count too: workers tell each change once
+                self._aggregate.update(id(link), message.samples)
+            waiting = self._rounds.get(message.number)
+            if waiting is not None:
+                waiting.answer(link, message)
+        elif isinstance(message, Drained):
+            if self._drained is not None:
+                self._drained.answer(link, message)
+        else:
+            logger.error("worker %d sent %s, which only the manager says", link.index, type(message).__name__)

@@ -1,0 +1,70 @@
+"""The manager's end of the socket to one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from nodeagent.channel import ChannelError, Message, Unpacker, pack
+
+MAX_BACKLOG_BYTES = 256 * 1024 * 1024
+"""What a worker may leave unread; one that does not keep up is ended, and starts again from a snapshot."""
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerLink(asyncio.Protocol):
+    """Messages to and from one worker process; loses itself on any error, which ends the worker."""
+
+    def __init__(self, index: int, on_message: Callable[[WorkerLink, Message], None]) -> None:
+        self.index = index
+        self.ready = False
+        """Whether the worker's listeners are open."""
+        self.pid = 0
+        self.revision = 0
+        """The revision that the worker decides by."""
+        self.rejected: tuple[str, ...] = ()
+        self.lost = asyncio.Event()
+        self._on_message = on_message
+        self._unpacker = Unpacker()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the socket is ours."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the worker."""
+        try:
+            for message in self._unpacker.feed(data):
+                self._on_message(self, message)
+        except ChannelError as error:
+            logger.error("worker %d sent what is no message and is ended: %s", self.index, error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the worker is gone, or is to go."""
+        self.ready = False
+        self.lost.set()
+
+    def send(self, message: Message) -> None:
+        """Send a message; dropped if the worker is gone."""
+        self.send_packed(pack(message))
+
+    def send_packed(self, data: bytes) -> None:
+        """Send a message that ``pack`` made, for several workers, once."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() + len(data) > MAX_BACKLOG_BYTES:
+            logger.error("worker %d does not read what it is told and is ended", self.index)
+            self.abort()
+            return
+        transport.write(data)
+
+    def abort(self) -> None:
+        """Close the socket: the worker ends itself when it sees that, and the supervisor ends it if it does not."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+from control.wire.codec import encode
+from control.wire.watch import Batch
+from nodeagent.client.follow import Follower, UnusableBatchError
+from nodeagent.client.session import Position, Session
+from nodeagent.client.transport import ControlError, Transport
+from tests.support.objects import delta, snapshot
+
+Stream = list[bytes | Exception]
+
+
+class FakeTransport:
+    """Plays one stream after the other, then stays silent; keeps where each was resumed."""
+
+    def __init__(self, *streams: Stream) -> None:
+        self.streams = list(streams)
+        self.positions: list[Position | None] = []
+
+    @asynccontextmanager
+    async def watch(self, position: Position | None) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.positions.append(position)
+        yield self._play(self.streams.pop(0) if self.streams else None)
+
+    async def _play(self, stream: Stream | None) -> AsyncIterator[bytes]:
+        if stream is None:
+            await asyncio.Event().wait()
+        for item in stream or []:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def line(batch: Batch) -> bytes:
+    return json.dumps(encode(batch)).encode() + b"\n"
+
+
+def follow(transport: FakeTransport, sink: Callable[[Batch], None], connections: int) -> Follower:
+    """Run until ``connections`` streams were opened."""
+
+    async def run() -> Follower:
+        async def give() -> Transport:
+            return cast(Transport, transport)
+
+        follower = Follower(Session(lambda: 1.0), give, sink)
+        task = asyncio.ensure_future(follower.run())
+        while len(transport.positions) < connections:
+            follower.hurry()  # no test waits for a backoff
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return follower
+
+    return asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_batches_reach_the_sink_and_the_next_stream_resumes() -> None:
+    transport = FakeTransport([line(snapshot(revision=1)), line(delta(revision=2))])
+    taken: list[Batch] = []
+    follow(transport, taken.append, 2)
+    assert taken == [snapshot(revision=1), delta(revision=2)]
+    assert transport.positions == [None, Position("history-1", 2)]
+
+
+def test_whatever_goes_wrong_is_survived() -> None:
+    transport = FakeTransport(
+        [ControlError("refused")], [b"nonsense\n"], [RuntimeError("a defect")], [line(snapshot(revision=1))]
+    )
+    taken: list[Batch] = []
+    follow(transport, taken.append, 5)
+    assert taken == [snapshot(revision=1)]
+
+
+def test_a_batch_that_cannot_be_applied_asks_for_a_snapshot() -> None:
+    def sink(batch: Batch) -> None:
+        if batch.revision == 2:
+            raise UnusableBatchError("no")
+
+    transport = FakeTransport([line(snapshot(revision=1)), line(delta(revision=2))])
+    follow(transport, sink, 2)
+    assert transport.positions == [None, None]
+
+
+def test_connected_is_told_only_once_something_was_delivered() -> None:
+    async def run() -> list[bool]:
+        seen: list[bool] = []
+        gate = asyncio.Event()
+
+        class Gated(FakeTransport):
+            async def _play(self, stream: Stream | None) -> AsyncIterator[bytes]:
+                await gate.wait()
+                yield line(snapshot())
+                await asyncio.Event().wait()
+
+        transport = Gated()
+        applied = asyncio.Event()
+
+        async def give() -> Transport:
+            return cast(Transport, transport)
+
+        follower = Follower(Session(lambda: 1.0), give, lambda _: applied.set())
+        task = asyncio.ensure_future(follower.run())
+        while not transport.positions:
+            await asyncio.sleep(0)
+        seen.append(follower.connected)
+        gate.set()
+        await applied.wait()
+        await asyncio.sleep(0)
+        seen.append(follower.connected)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == [False, True]

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nodeagent.cli import main
+
+WORKLOADS = [
+    {
+        "name": "web-0", "namespace": "shop", "uid": "u", "identity": "spiffe://mesh.internal/ns/shop/sa/web",
+        "addresses": [], "ports": [8080], "selector": "/shop/web", "cgroups": [7], "policies": [],
+    }
+]  # fmt: skip
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, arguments, env={"NODEMESH_NODE": "node-a", **environment})
+
+
+@pytest.fixture
+def agent() -> Iterator[str]:
+    """The port of something that answers like an agent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(WORKLOADS).encode()
+            self.send_response(200 if self.path == "/debug/workloads" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield str(server.server_port)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_noun_is_shown_as_a_table_or_as_data(agent: str) -> None:
+    assert "shop       web-0" in run("workloads", NODEMESH_PORTS_ADMIN=agent).output
+    assert json.loads(run("workloads", "-o", "json", NODEMESH_PORTS_ADMIN=agent).output) == WORKLOADS
+
+
+def test_another_program_on_the_port_is_told_apart(agent: str) -> None:
+    result = run("status", NODEMESH_PORTS_ADMIN=agent)
+    assert result.exit_code == 1
+    assert f"what listens on 127.0.0.1:{agent} is no agent" in result.output
+
+
+@pytest.mark.parametrize("noun", ["status", "flows", "workloads"])
+def test_no_agent_is_said_clearly(noun: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    result = run(noun, NODEMESH_PORTS_ADMIN=port)
+    assert result.exit_code == 1
+    assert f"no agent answers on 127.0.0.1:{port}" in result.output
+    assert "nodeagent run" in result.output
+
+
+@pytest.mark.parametrize("verb", ["run", "load", "unload", "status"])
+def test_a_wrong_configuration_stops_every_command(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("nod: a\nworkers: x\n")
+    result = run(verb, "--config", str(tmp_path / "c.yaml"))
+    assert result.exit_code == 1
+    assert "did you mean 'node'?" in result.output
+    assert "workers (" in result.output
+
+
+def test_run_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run("run", NODEMESH_PORTS_ADMIN=port, NODEMESH_CAPTURE="false", NODEMESH_STATE_DIR=str(tmp_path / "s"))
+    assert result.exit_code == 1
+    assert f"port {port} of 127.0.0.1 cannot be used" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert run("version").output.strip() == version("nodemesh")
