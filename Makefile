@@ -1,0 +1,102 @@
+# One verb per floor; `make help` lists them. `make demo` and `make test` need nothing but this file on a bare Debian 12.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest
+STAMPS := build/.stamps
+CASES  ?=
+# BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
+ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,CI)
+
+.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench test ci demo up down clean root lock
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# --- what everything needs -------------------------------------------------------------------------------------------
+setup: $(STAMPS)/packages $(VENV)/.installed bpf ## install what is missing (apt, .venv) and build the BPF object
+setup-bench: setup $(STAMPS)/packages-bench
+
+$(STAMPS)/packages: .ci/packages
+	@.ci/packages base
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/packages-bench: .ci/packages
+	@.ci/packages bench
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(STAMPS)/packages
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@echo "setup: installing the locked Python packages into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bpf: $(STAMPS)/packages ## build the BPF object
+	@$(MAKE) --no-print-directory --silent -C bpf
+
+lock: ## resolve the dependencies anew into requirements.lock (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.lock
+
+root:
+	@test -z "$(ROOT)" || command -v sudo >/dev/null || { \
+	  echo "this needs root (BPF programs, network namespaces, cgroups) and there is no sudo: run make as root" >&2; exit 1; }
+
+# --- checks without running anything -------------------------------------------------------------------------------
+lint: setup ## ruff, formatting, who may import whom, size budgets
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(PYTEST) -q tests/test_architecture.py
+
+format: setup ## let ruff format and fix what it can
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+types: setup ## mypy --strict
+	$(VENV)/bin/mypy
+
+# --- floors of tests -------------------------------------------------------------------------------------------------
+unit: setup ## pure code: no root, no network
+	$(PYTEST) -q -n auto tests/unit tests/test_architecture.py
+
+property: setup ## hypothesis: codecs, wire model, policy
+	$(PYTEST) -q -n auto tests/property
+
+contract: setup ## one suite per interface
+	$(PYTEST) -q -n auto tests/contract
+
+kernel: setup root ## BPF programs in the running kernel
+	$(ROOT) $(PYTEST) -q tests/kernel
+
+netns: setup root ## whole stories over two nodes made of network namespaces
+	$(ROOT) $(PYTEST) -q tests/netns
+
+fuzz: setup ## bounded fuzzing of everything that reads bytes from others
+	$(PYTEST) -q tests/fuzz
+
+test: setup root ## unit, property, contract, kernel and netns; a skipped kernel test is a failure
+	@MESH_REQUIRE_KERNEL=1 $(ROOT) .ci/floors
+
+ci: ## what CI runs: lint, types, test
+	@.ci/run
+
+# --- to look at and to play with --------------------------------------------------------------------------------------
+demo: setup root ## a mesh of two nodes with real programs, checked step by step; removed at the end
+	@$(ROOT) $(PY) -m tests.demo run
+
+up: setup root ## start the demo's mesh and leave it running
+	@$(ROOT) $(PY) -m tests.demo up
+
+down: root ## remove the mesh that `make up` left
+	@test -x $(PY) || { echo "nothing to remove: there is no $(VENV)"; exit 0; }; $(ROOT) $(PY) -m tests.demo down
+
+bench: setup-bench root ## measure against other proxies; CASES="http-keepalive-16 bulk" picks
+	@$(ROOT) $(PY) -m tests.bench $(if $(CASES),--cases "$(CASES)") $(if $(SYSTEMS),--systems "$(SYSTEMS)") \
+	  $(if $(TOPOLOGIES),--topologies "$(TOPOLOGIES)") $(if $(RUNS),--runs "$(RUNS)") $(if $(SECONDS),--seconds "$(SECONDS)")
+
+clean: ## remove what was built (not .venv)
+	$(MAKE) -C bpf clean
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

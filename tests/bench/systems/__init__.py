@@ -1,0 +1,1 @@
+"""What is compared: one file a system. `base` holds the protocol, `registry` the names. Used by `rounds` and `cli`."""

@@ -1,0 +1,13 @@
+"""The systems by name, in the order in which they run and are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.bench.systems.base import System
+from tests.bench.systems.direct import Direct
+from tests.bench.systems.envoy import Envoy
+from tests.bench.systems.haproxy import HAProxy
+from tests.bench.systems.nodemesh import Nodemesh
+
+SYSTEMS: Mapping[str, System] = {system.name: system for system in (Direct(), Nodemesh(), Envoy(), HAProxy())}

@@ -1,0 +1,169 @@
+"""`python -m tests.demo run|up|down` (as root; the Makefile calls it)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from tests.demo import checks, guide
+from tests.demo.cast import Cast
+from tests.demo.stage import BUILD, Stage
+from tests.netns.lab import Mesh
+from tests.netns.place import Place, PlaceError
+
+UP = "up"
+"""Name of the lab that `make up` leaves."""
+SVID_SECONDS = 30
+"""Life of a certificate in `make demo`, so that rotation can be watched."""
+
+CHECKS = [
+    ("HTTP across nodes", checks.http_across),
+    ("HTTP on one node", checks.http_same_node),
+    ("an app that calls two others", checks.app_calls_both),
+    ("redis SET and GET", checks.redis_simple),
+    ("redis, a value of 50 MB", checks.redis_bulk),
+    ("redis, pipelining", checks.redis_pipeline),
+    ("only TLS 1.3 on the wire", checks.wire),
+    ("certificates of workloads", checks.peers),
+    ("a DENY policy, live", checks.deny),
+    ("a program outside the mesh", checks.outsider),
+    ("rotation under traffic", checks.rotation),
+    ("agent killed: fail closed", checks.agent_killed),
+    ("control killed", checks.without_control),
+]
+
+
+def run() -> int:
+    """The whole demo; 0 if every check is good."""
+    stage = Stage()
+    mesh = Mesh(control_options=("--svid-lifetime", f"{SVID_SECONDS}s"))
+    try:
+        cast: list[Cast] = []
+        if stage.check("the mesh comes up", lambda: _come_up(stage, mesh, cast)):
+            for name, check in CHECKS:
+                stage.say((check.__doc__ or "").partition("\n")[0])
+                stage.check(name, lambda c=check: c(cast[0]))  # type: ignore[misc]
+            _remove_politely(stage, mesh)
+        if not all(result.ok for result in stage.results):
+            print(mesh.report(), file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a mesh
+        mesh.stop()
+    left = mesh.place.leftovers()
+    stage.say("Everything is removed: processes, cgroups, network namespaces, pins, files.")
+    stage.check("nothing is left", lambda: _nothing(left))
+    return 0 if stage.finish() else 1
+
+
+def _raise_curtain(stage: Stage, mesh: Mesh) -> Cast:
+    stage.say("Two nodes: network namespaces joined by a veth pair, each with a cgroup tree of its own.")
+    stage.say("Starting control (CA, discovery, policy; SQLite) on node-a, and an agent on each node.")
+    mesh.start()
+    stage.say(f"control answers on {mesh.control_url}; both agents joined with a one-time token and are ready.")
+    cast = Cast(mesh, secret=f"sesame-{secrets.token_hex(8)}")
+    stage.say("meshctl apply: four workloads (client and app on node-a; web and redis on node-b), services.")
+    cast.declare()
+    stage.say("Starting nginx, redis-server and a small HTTP app, unmodified, each in its workload's cgroup.")
+    cast.start()
+    mesh.wait_enrolled(*(spot for _, spot in cast.workloads.values()))
+    stage.say("Every workload has a certificate of its own, and its connections are taken by its node's agent.")
+    return cast
+
+
+def _remove_politely(stage: Stage, mesh: Mesh) -> None:
+    """Stop the agents by SIGTERM and let `nodeagent unload` take the BPF programs away: the product's own way out."""
+
+    def unload() -> str:
+        for node in mesh.nodes:
+            checks.expect(node.agent is not None, f"the agent of {node.name} does not run")
+            status = node.stop_agent()
+            checks.expect(status == 0, f"the agent of {node.name} ended with {status}")
+            node.nodeagent("unload")
+        pins = [path for path in (mesh.place.bpffs / "nodemesh").glob("*") if path.exists()]
+        checks.expect(not pins, f"still pinned: {pins}")
+        return "agents stopped in order, no program, map or link is pinned any more"
+
+    stage.say("The agents are stopped; 'nodeagent unload' takes their BPF programs out of the kernel.")
+    stage.check("nodeagent unload", unload)
+
+
+def _come_up(stage: Stage, mesh: Mesh, cast: list[Cast]) -> str:
+    cast.append(_raise_curtain(stage, mesh))
+    return "control, two agents, four workloads"
+
+
+def _nothing(left: list[str]) -> str:
+    if left:
+        raise checks.CheckError("; ".join(left))
+    return "no network namespace, cgroup, mount, pin, process or file of the demo"
+
+
+def up() -> int:
+    """Leave the demo's mesh running, and say what to try."""
+    place = Place(UP)
+    if place.leftovers():
+        if place.cgroup.exists() and guide.alive(place):
+            print("The mesh is up already.\n")
+            print((BUILD / "mesh.txt").read_text() if (BUILD / "mesh.txt").exists() else "")
+            return 0
+        place.remove()
+    stage = Stage()
+    mesh = Mesh(name=UP, keep=True)
+    try:
+        cast = _raise_curtain(stage, mesh)
+        text = guide.write(mesh, cast)
+    except BaseException:
+        mesh.stop()
+        raise
+    mesh.detach()
+    print(f"\n{text}")
+    return 0
+
+
+def down() -> int:
+    """Remove what `up` left."""
+    place = Place(UP)
+    if not place.leftovers():
+        print("No mesh is up.")
+        return 0
+    place.remove()
+    guide.remove()
+    if left := place.leftovers():
+        print("still there:", *left, sep="\n  ", file=sys.stderr)
+        return 1
+    print("The mesh is down; nothing of it is left.")
+    return 0
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    raise SystemExit(143)
+
+
+def main() -> int:
+    """Dispatch."""
+    os.umask(0o022)
+    actions = {"run": run, "up": up, "down": down}
+    if len(sys.argv) != 2 or sys.argv[1] not in actions:
+        print("usage: python -m tests.demo run|up|down", file=sys.stderr)
+        return 2
+    if os.geteuid() != 0:
+        print("the demo needs root (BPF programs, network namespaces, cgroups): make demo", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may have had it ignored
+    try:
+        return actions[sys.argv[1]]()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the mesh was removed", file=sys.stderr)
+        return 130
+    except (PlaceError, subprocess.SubprocessError) as error:
+        print(f"the demo could not run: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

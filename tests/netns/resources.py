@@ -1,0 +1,77 @@
+"""Resources as an operator writes them, with the few things filled in that stories vary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMESPACE = "shop"
+ROOT_NAMESPACE = "nodemesh-system"
+API = "nodemesh/v1"
+
+
+def workload(
+    name: str,
+    node: str,
+    *,
+    namespace: str = NAMESPACE,
+    account: str = "",
+    labels: dict[str, str] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A workload in the cgroup ``/<namespace>/<name>`` of its node, its service account named after it."""
+    return {
+        "apiVersion": API,
+        "kind": "Workload",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name, "version": "v1", **(labels or {})}},
+        "spec": {
+            "node": node,
+            "serviceAccount": account or name,
+            "selectors": {"cgroupPath": f"/{namespace}/{name}"},
+            **spec,
+        },
+    }
+
+
+def service(name: str, ports: dict[int, int], *, addresses: tuple[str, ...] = (), **extra: Any) -> dict[str, Any]:
+    """A service before the workloads labelled ``app: <name>``; ``ports`` is port -> target port."""
+    spec: dict[str, Any] = {
+        "selector": {"app": name},
+        "ports": [{"name": f"p{port}", "port": port, "targetPort": target} for port, target in ports.items()],
+        **extra,
+    }
+    if addresses:
+        spec["addresses"] = list(addresses)
+    return {"apiVersion": API, "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+def node(name: str, *addresses: str) -> dict[str, Any]:
+    """A node and the addresses by which others reach it."""
+    return {"apiVersion": API, "kind": "Node", "metadata": {"name": name}, "spec": {"addresses": list(addresses)}}
+
+
+def policy(
+    name: str,
+    action: str,
+    *,
+    app: str | None,
+    rules: list[dict[str, Any]] | None = None,
+    namespace: str = NAMESPACE,
+) -> dict[str, Any]:
+    """An AuthorizationPolicy for one app, or for its whole namespace (the root namespace: the whole mesh)."""
+    spec: dict[str, Any] = {"action": action}
+    if rules is not None:
+        spec["rules"] = rules
+    if app is not None:
+        spec["selector"] = {"matchLabels": {"app": app}}
+    return {
+        "apiVersion": API,
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def from_principal(account: str, namespace: str = NAMESPACE, **more: list[str]) -> dict[str, Any]:
+    """A rule that matches one service account."""
+    source = {"principals": [f"mesh.internal/ns/{namespace}/sa/{account}"], **more}
+    return {"from": [{"source": source}]}

@@ -1,0 +1,129 @@
+"""The order of runs and what a failure does, with systems and cases that only pretend."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench.cases import Case, Settings
+from tests.bench.figures import RunError, Sample, Topology
+from tests.bench.processes import Place
+from tests.bench.rounds import Results, Rounds
+from tests.bench.systems.base import App, Deployment, Entry
+
+FAILS_AT_START = "fails-at-start"
+
+
+class Pretended:
+    """Up and down without a process; tells `events`."""
+
+    def __init__(self, name: str, events: list[str], *, has_proxies: bool = True) -> None:
+        self.name = name
+        self.has_proxies = has_proxies
+        self._events = events
+
+    def version(self) -> str:
+        return "0"
+
+    @contextlib.contextmanager
+    def deploy(self, topology: Topology, scratch: Path) -> Iterator[Deployment]:
+        if self.name == FAILS_AT_START:
+            raise RunError("no such thing")
+        self._events.append(f"{self.name} up")
+        try:
+            yield Deployment(
+                client=Place("none"),
+                server=Place("none"),
+                entries={App.HTTP: Entry(self.name, 1)},
+                proxies=frozenset({1} if self.has_proxies else ()),
+            )
+        finally:
+            self._events.append(f"{self.name} down")
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    happened: list[str] = []
+
+    @contextlib.contextmanager
+    def serving(app: App, place: Place, scratch: Path) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr("tests.bench.rounds.serving", serving)
+    return happened
+
+
+def _rounds(events: list[str], *systems: Pretended, runs: int = 3) -> Rounds:
+    settings = Settings(seconds=4, runs=runs, idle_connections=10, scratch=Path("/nowhere"))
+    return Rounds(systems, settings, Results(), lambda line: None)
+
+
+def _case(events: list[str], *, fresh: bool = False, needs_proxies: bool = False, broken: str = "") -> Case:
+    """`broken` names the system whose second run (warm-up included) fails."""
+    count: dict[str, int] = {}
+
+    def run(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
+        name = deployment.entries[App.HTTP].host
+        count[name] = count.get(name, 0) + 1
+        events.append(f"{name} {seconds}s")
+        if name == broken and count[name] == 2:
+            raise RunError("socket errors")
+        return {"rps": float(count[name])}
+
+    return Case(name="http-keepalive-16", app=App.HTTP, run=run, fresh=fresh, needs_proxies=needs_proxies)
+
+
+def test_systems_take_turns_after_a_warm_up(events: list[str]) -> None:
+    rounds = _rounds(events, Pretended("one", events), Pretended("two", events))
+    rounds.run(Topology.SAME_NODE, [_case(events)])
+    assert events == ["one up", "two up", "one 1s", "two 1s", *["one 4s", "two 4s"] * 3, "two down", "one down"]
+    assert [(row.system, row.median, row.runs) for row in rounds.results.rows] == [("one", 3.0, 3), ("two", 3.0, 3)]
+    assert rounds.results.failures == []
+
+
+def test_a_system_with_one_failed_run_has_no_row_and_does_not_run_on(events: list[str]) -> None:
+    rounds = _rounds(events, Pretended("one", events), Pretended("two", events))
+    rounds.run(Topology.SAME_NODE, [_case(events, broken="one")])
+    assert [row.system for row in rounds.results.rows] == ["two"]
+    assert rounds.results.failures == ["same-node http-keepalive-16 one (run 1/3): socket errors"]
+    assert events.count("one 4s") == 1
+    assert events.count("two 4s") == 3
+
+
+def test_a_system_that_does_not_start_leaves_the_others_alone(events: list[str]) -> None:
+    rounds = _rounds(events, Pretended(FAILS_AT_START, events), Pretended("two", events))
+    rounds.run(Topology.CROSS_NODE, [_case(events), _case(events, fresh=True)])
+    assert {row.system for row in rounds.results.rows} == {"two"}
+    assert rounds.results.failures == [
+        "cross-node: fails-at-start does not start: no such thing",
+        "cross-node http-keepalive-16 fails-at-start (run 1/3): no such thing",
+    ]
+
+
+def test_a_fresh_case_deploys_for_every_run_and_in_turn(events: list[str]) -> None:
+    rounds = _rounds(events, Pretended("one", events), Pretended("two", events), runs=2)
+    rounds.run(Topology.SAME_NODE, [_case(events, fresh=True)])
+    assert events == ["one up", "one 4s", "one down", "two up", "two 4s", "two down"] * 2
+    assert [(row.system, row.runs) for row in rounds.results.rows] == [("one", 2), ("two", 2)]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_measures_proxies_leaves_out_a_system_without_any(events: list[str], fresh: bool) -> None:
+    rounds = _rounds(events, Pretended("bare", events, has_proxies=False), Pretended("two", events))
+    rounds.run(Topology.SAME_NODE, [_case(events, fresh=fresh, needs_proxies=True)])
+    assert [row.system for row in rounds.results.rows] == ["two"]
+    assert rounds.results.failures == []
+
+
+def test_everything_is_down_after_an_interruption(events: list[str]) -> None:
+    def interrupted(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
+        raise SystemExit(130)
+
+    rounds = _rounds(events, Pretended("one", events), Pretended("two", events))
+    with pytest.raises(SystemExit):
+        rounds.run(Topology.SAME_NODE, [Case(name="bulk", app=App.HTTP, run=interrupted)])
+    assert events == ["one up", "two up", "two down", "one down"]
+    assert rounds.results.rows == []
