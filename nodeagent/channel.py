@@ -81,6 +81,21 @@ class ListFlows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """New connections go to so many of the workers; every worker is told, any of them puts it in force."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy a worker is: open connections, and processor seconds since it started. Sent every second or so."""
+
+    flows: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
     """Stop accepting; let live connections end, for at most this many seconds; then say Drained and exit."""
 
@@ -139,12 +154,26 @@ class Drained:
 
 
 Message = (
-    Start | StateBatch | Svid | Enrolment | Collect | ListFlows | Drain | Ready | Applied | Collected | Flows | Drained
+    Start
+    | StateBatch
+    | Svid
+    | Enrolment
+    | Collect
+    | ListFlows
+    | Spread
+    | Load
+    | Drain
+    | Ready
+    | Applied
+    | Collected
+    | Flows
+    | Drained
 )
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Start, StateBatch, Svid, Enrolment, Collect, ListFlows, Drain, Ready, Applied, Collected, Flows, Drained,
+        Start, StateBatch, Svid, Enrolment, Collect, ListFlows, Spread, Load, Drain, Ready, Applied, Collected, Flows,
+        Drained,
     )
 }  # fmt: skip
 

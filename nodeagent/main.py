@@ -34,6 +34,7 @@ from nodeagent.manager.discovery import Discovery
 from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
+from nodeagent.manager.packing import Packing
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.state.targets import Applied
@@ -76,7 +77,9 @@ class Agent:
             self._capture = None if open_capture is None else open_capture(capture_settings(config))
             undo.pop_all()
         self._discovery = Discovery(self._directory, self._on_applied)
-        self._hub = Hub(self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers)
+        self._hub = Hub(
+            self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
+        )
         self._supervisor = Supervisor(self._hub, self._workers, worker_command)
         self._membership = Membership(
             config.control,

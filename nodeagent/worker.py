@@ -33,19 +33,22 @@ from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import ListenError, listen
+from nodeagent.relay.io.sockets import ListenError, listen, spread
 from nodeagent.relay.io.tasks import Tasks
+from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState, OutOfOrderError
-from nodeagent.telemetry.accesslog import open_log
+from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport
 
-TICK_SECONDS: Final = 2.0
+TICK_SECONDS: Final = 1.0
+LAST_WORDS_SECONDS: Final = 2.0
+"""For tunnels to say goodbye, after the last connection of a worker that was drained."""
 EXIT_DEFECT: Final = 70
 EXIT_CANNOT_LISTEN: Final = 78
 _PR_SET_PDEATHSIG: Final = 1
@@ -70,7 +73,9 @@ class Worker(Protocol):
         self._unpacker = channel.Unpacker()
         self._transport: Transport | None = None
         self._servers: list[Server] = []
+        self._spread = 1
         self._metrics = FlowMetrics(loop.time)
+        self._log: Log = NoLog()
         self._services: Services | None = None
         self._outbound: Outbound | None = None
         self._inbound: Inbound | None = None
@@ -101,7 +106,7 @@ class Worker(Protocol):
     def _on_message(self, message: channel.Message) -> None:
         match message:
             case channel.Start():
-                self.tasks.spawn(self._start(message), "start")
+                self.tasks.spawn(self._start_or_stop(message), "start")
             case channel.StateBatch():
                 self._on_batch(message)
             case channel.Svid():
@@ -113,6 +118,9 @@ class Worker(Protocol):
                 self._collect(message.number)
             case channel.ListFlows():
                 self._list_flows(message.number)
+            case channel.Spread():
+                self._spread = message.workers
+                self._spread_out()
             case channel.Drain():
                 self.tasks.spawn(self._drain(message.seconds), "drain")
             case _:
@@ -171,10 +179,20 @@ class Worker(Protocol):
 
     # --- life ---
 
+    async def _start_or_stop(self, start: channel.Start) -> None:
+        try:
+            await self._start(start)
+        except ListenError as error:
+            _log.error("%s", error)
+            self._stop(EXIT_CANNOT_LISTEN)
+        except Exception:  # the access log, the pinned maps: a worker that is not ready and lives serves nobody
+            _log.exception("this worker cannot start")
+            self._stop(EXIT_DEFECT)
+
     async def _start(self, start: channel.Start) -> None:
         logging.getLogger().setLevel(start.log_level.upper())
-        log = open_log(start.access_log, self.loop.call_soon, start.cluster)
-        tracker = Tracker(self.state, self.authorizer, self._metrics, log, time.time)
+        self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
+        tracker = Tracker(self.state, self.authorizer, self._metrics, self._log, time.time)
         self._services = services = Services(
             node=start.node, tasks=self.tasks, state=self.state, authorizer=self.authorizer, tracker=tracker,
             certificates=self.certificates, budget=WindowBudget(),
@@ -182,17 +200,14 @@ class Worker(Protocol):
         captured: OriginalDestinations = FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
         self._outbound = outbound = Outbound(services, captured, self.enrolled, Balancer(self.random))
         self._inbound = inbound = Inbound(services)
-        try:
-            if start.pin_dir:
-                for ip in ("127.0.0.1", "::1"):
-                    await self._listen_captured(SocketAddress(ip, start.outbound_port), outbound)
-            for ip in start.tunnel_addresses:
-                address = SocketAddress(ip, start.tunnel_port)
-                self._servers.append(await listen(self.loop, inbound.tunnel, address, reset_on_close=False))
-        except ListenError as error:
-            _log.error("%s", error)
-            self._stop(EXIT_CANNOT_LISTEN)
-            return
+        if start.pin_dir:
+            for ip in ("127.0.0.1", "::1"):
+                await self._listen_captured(SocketAddress(ip, start.outbound_port), outbound)
+        for ip in start.tunnel_addresses:
+            address = SocketAddress(ip, start.tunnel_port)
+            self._servers.append(await listen(self.loop, inbound.tunnel, address, reset_on_close=False))
+        self._spread_out()
+        tracker.when_doubled = self._report_load
         self.loop.call_later(TICK_SECONDS, self._tick)
         self._send(channel.Ready(pid=os.getpid()))
 
@@ -204,8 +219,17 @@ class Worker(Protocol):
                 raise
             _log.warning("this host has no IPv6: only IPv4 connections are captured")
 
+    def _spread_out(self) -> None:
+        for server in self._servers:
+            spread(server, self._spread)
+
+    def _report_load(self) -> None:
+        flows = len(self._services.tracker) if self._services is not None else 0
+        self._send(channel.Load(flows=flows, cpu_seconds=time.process_time()))
+
     def _tick(self) -> None:
         now = self.loop.time()
+        self._report_load()
         if self._outbound is not None and self._inbound is not None:
             self._outbound.pool.tick(now)
             self._inbound.tick(now)
@@ -216,10 +240,13 @@ class Worker(Protocol):
         for server in self._servers:
             server.close()
         cut = 0
-        if services is not None and self._inbound is not None:
+        if services is not None and self._inbound is not None and self._outbound is not None:
             services.drains = True
+            tunnels = [*self._outbound.pool, *self._inbound.tunnels]
             self._inbound.drain()
             cut = await self._wait_for_flows(services.tracker, seconds)
+            self._outbound.pool.drain()
+            await self._wait_for_tunnels({*tunnels, *self._outbound.pool, *self._inbound.tunnels})
         self._send(channel.Drained(cut=cut))
         self._stop(0)
 
@@ -231,6 +258,27 @@ class Worker(Protocol):
             await empty.wait()
         timer.cancel()
         return tracker.shut_down()
+
+    async def _wait_for_tunnels(self, tunnels: set[TunnelEnd]) -> None:
+        """The last bytes of connections that are over may still wait in their tunnels."""
+        left = {tunnel for tunnel in tunnels if tunnel.transport is not None}
+        empty = Event()
+
+        def gone(tunnel: TunnelEnd) -> None:
+            left.discard(tunnel)
+            if not left:
+                empty.set()
+
+        for tunnel in left:
+            tunnel.when_gone = gone
+        if left:
+            timer = self.loop.call_later(LAST_WORDS_SECONDS, empty.set)
+            await empty.wait()
+            timer.cancel()
+
+    def close(self) -> None:
+        """Write what the access log still holds."""
+        self._log.close()
 
     def _stop(self, code: int) -> None:
         self.exit_code = self.exit_code or code
@@ -283,6 +331,7 @@ async def run(channel_fd: int) -> int:
     pair = socket.socket(fileno=channel_fd)
     _, worker = await loop.create_connection(lambda: Worker(loop), sock=pair)
     await worker.stopped.wait()
+    worker.close()
     return worker.exit_code
 
 

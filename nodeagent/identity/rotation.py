@@ -20,6 +20,8 @@ RENEW_AT = 0.5
 """Share of an SVID's life after which it is renewed."""
 RENEW_JITTER = 0.1
 """Width of the window around RENEW_AT, as a share of the life: 0.45 to 0.55."""
+BACKDATING_SECONDS = 60.0
+"""How far before its issue a certificate may begin without its half life being counted from there (control's CA)."""
 MIN_RENEW_SECONDS = 1.0
 """After an SVID came, the next is not asked for earlier: a clock that is off must not make a storm."""
 BACKOFF_SECONDS = 1.0
@@ -152,8 +154,10 @@ class Rotation:
             self.refused(now, "the certificate had expired when it came; compare this node's clock with control's")
             return False
         self._fire(Event.ISSUED)
-        life = not_after - not_before
-        renew = not_before + life * (RENEW_AT + RENEW_JITTER * (self._jitter() - 0.5))
+        # a CA dates back for slow clocks: that much of the life was over before it began
+        begin = max(not_before, min(now, not_before + BACKDATING_SECONDS))
+        life = not_after - begin
+        renew = begin + life * (RENEW_AT + RENEW_JITTER * (self._jitter() - 0.5))
         self._expires = not_after
         self._next_attempt = max(renew, now + MIN_RENEW_SECONDS)
         self._failures = 0

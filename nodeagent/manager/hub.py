@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -21,8 +22,10 @@ from nodeagent.channel import (
     Enrolment,
     Flows,
     ListFlows,
+    Load,
     Message,
     Ready,
+    Spread,
     Start,
     StateBatch,
     Svid,
@@ -30,6 +33,7 @@ from nodeagent.channel import (
 )
 from nodeagent.client.mirror import Mirror
 from nodeagent.manager.link import WorkerLink
+from nodeagent.manager.packing import Packing
 from nodeagent.telemetry.aggregate import Aggregate
 
 ANSWER_SECONDS = 2.0
@@ -68,7 +72,9 @@ class _Round(Generic[A]):
 class Hub:
     """All workers. ``on_change`` is called when one becomes ready or is lost."""
 
-    def __init__(self, start: Start, mirror: Mirror, aggregate: Aggregate, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, start: Start, mirror: Mirror, aggregate: Aggregate, on_change: Callable[[], None], packing: Packing
+    ) -> None:
         """``start`` without its index, which each worker gets its own."""
         self._start = start
         self._mirror = mirror
@@ -77,6 +83,7 @@ class Hub:
         self._links: set[WorkerLink] = set()
         self._svids: dict[str, Svid] = {}
         self._enrolment = Enrolment(cgroups={})
+        self._packing = packing
         self._numbers = itertools.count(1)
         self._rounds: dict[int, _Round[Any]] = {}
         self._drained: _Round[Drained] | None = None
@@ -105,6 +112,8 @@ class Hub:
         link.send(self._enrolment)
         for svid in self._svids.values():
             link.send(svid)
+        if self._packing.active > 1:  # one is what a worker begins with
+            link.send(Spread(workers=self._packing.active))
 
     def detach(self, link: WorkerLink) -> None:
         """The worker is gone: its counts stay, nobody waits for it."""
@@ -173,6 +182,13 @@ class Hub:
             del self._rounds[number]
         return waiting.answers
 
+    def _pack(self) -> None:
+        before = self._packing.active
+        loads = [(link.pid, link.load) for link in self._links if link.load is not None]
+        active = self._packing.decide(loads, time.monotonic())
+        if active != before:
+            self._broadcast(Spread(workers=active))
+
     def _broadcast(self, message: Message) -> None:
         if not self._links:
             return
@@ -188,6 +204,9 @@ class Hub:
             link.revision, link.rejected = message.revision, message.rejected
             for item in message.rejected:
                 logger.error("worker %d refused a part of revision %d: %s", link.index, message.revision, item)
+        elif isinstance(message, Load):
+            link.load = message
+            self._pack()
         elif isinstance(message, (Collected, Flows)):
             if isinstance(message, Collected) and link in self._links:
                 # late answers count too: workers tell each change once

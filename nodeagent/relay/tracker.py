@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_FLOWS: Final = 65_536
 """Flows that one worker carries; further connections are refused as OVERLOADED."""
+FEW_FLOWS: Final = 64
 
 
 class Tracker:
@@ -38,6 +39,9 @@ class Tracker:
         self._flows: dict[int, Flow] = {}
         self._by_workload: dict[str, set[Flow]] = {}
         self.when_empty: Callable[[], None] | None = None
+        self.when_doubled: Callable[[], None] | None = None
+        """Called when there are twice as many flows as when it was last called (from ``FEW_FLOWS`` on)."""
+        self._doubles_at = FEW_FLOWS
 
     @property
     def flows(self) -> Iterable[Flow]:
@@ -66,6 +70,9 @@ class Tracker:
         self._flows[flow.record.flow_id] = flow
         for uid in _ends(flow):
             self._by_workload.setdefault(uid, set()).add(flow)
+        if len(self._flows) >= self._doubles_at and self.when_doubled is not None:
+            self._doubles_at = 2 * len(self._flows)
+            self.when_doubled()
 
     def opened(self, flow: Flow) -> None:
         """Both ends are connected."""
@@ -76,6 +83,8 @@ class Tracker:
     def closed(self, flow: Flow) -> None:
         """The flow is over; its records are complete but for the time."""
         self._flows.pop(flow.record.flow_id, None)
+        if len(self._flows) < self._doubles_at // 4:
+            self._doubles_at = max(FEW_FLOWS, self._doubles_at // 2)
         for uid in _ends(flow):
             held = self._by_workload.get(uid)
             if held is not None:

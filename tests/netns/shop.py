@@ -67,7 +67,10 @@ class Shop:
             resources.workload("client", mesh.a.name),
             resources.workload("other", mesh.a.name),
             resources.workload("remote", mesh.b.name),
-            *(resources.workload(each.name, each.node.name) for each in (self.local, self.server)),
+            *(
+                resources.workload(each.name, each.node.name, labels={"tier": "back"})
+                for each in (self.local, self.server)
+            ),
             *(
                 resources.service(each.name, {PORT: TARGET_PORT}, addresses=(each.v4, each.v6))
                 for each in (self.local, self.server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_a_killed_worker_is_replaced(shop: Shop, behind: Behind) -> None:
     assert workers, "there are worker processes"
     with behind.serve(echo):
         for pid in workers:
-            shop.mesh.a.outside.run("kill", "-9", str(pid))
+            os.kill(pid, signal.SIGKILL)
         eventually(lambda: not set(workers) & set(node.agent_processes()))
         eventually(lambda: admitted(shop, behind, shop.client), within=20, what="new workers carry traffic")
     assert node.agent.poll() is None, "the manager lives"

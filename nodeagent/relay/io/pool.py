@@ -216,6 +216,11 @@ class Pool:
             if tunnel.target.uid in uids:
                 tunnel.drain()
 
+    def drain(self) -> None:
+        """All tunnels close when their last stream is over."""
+        for tunnel in self:
+            tunnel.drain()
+
     def tick(self, now: float) -> None:
         """See ``TunnelEnd.tick``."""
         for tunnel in self:

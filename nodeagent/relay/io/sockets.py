@@ -6,6 +6,7 @@ reset to the application and never looks like the end of its stream. An accepted
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import struct
@@ -18,6 +19,8 @@ from nodeagent.reasons import Reason
 
 BACKLOG: Final = 4096
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+_SO_ATTACH_REUSEPORT_CBPF: Final = 51
+_SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 
@@ -50,6 +53,25 @@ async def listen(
         raise ListenError(
             error.errno or 0, f"cannot listen on {address}: {what}; free the port or configure another"
         ) from error
+
+
+def spread(server: Server, workers: int) -> None:
+    """New connections to this address go to the first so many of the workers that listen there, at random.
+
+    A classic BPF program on the SO_REUSEPORT group; one member sets it for all. With fewer listeners than that the
+    kernel's own choice, by hash, stands.
+    """
+    program = _random_below(workers)  # the kernel reads it through the pointer, during the call
+    for handle in server.sockets:
+        handle.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", 3, ctypes.addressof(program))
+        )
+
+
+def _random_below(count: int) -> ctypes.Array[ctypes.c_char]:
+    """Instructions (linux/filter.h): load a random number, modulo ``count``, return it."""
+    instructions = ((0x20, _SKF_AD_RANDOM), (0x94, count), (0x16, 0))
+    return ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", code, 0, 0, k) for code, k in instructions))
 
 
 async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress) -> P:

@@ -25,6 +25,7 @@ from nodeagent.relay.protocol.windows import WindowBudget
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport
+    from collections.abc import Callable
 
 HANDSHAKE_SECONDS: Final = 10.0
 PING_AFTER_SECONDS: Final = 10.0
@@ -50,6 +51,8 @@ class TunnelEnd(Protocol):
         self.remote: SocketAddress | None = None
         self.local: SocketAddress | None = None
         self.failure: tuple[Reason, str] | None = None
+        self.when_gone: Callable[[TunnelEnd], None] | None = None
+        """Called when the socket is closed, and so has taken every byte that was written."""
         self.settled_once = False
         self.closed = False
         self._began = self._heard = self._idle_since = loop.time()
@@ -154,6 +157,8 @@ class TunnelEnd(Protocol):
         """The socket is gone."""
         self.fail(self._lost_reason(), str(exc) if exc else "the connection was closed")
         self.transport = None
+        if self.when_gone is not None:
+            self.when_gone(self)
 
     def pause_writing(self) -> None:
         """The socket is full."""

@@ -60,9 +60,11 @@ class ConnectRequest:
 def connect_headers(request: ConnectRequest) -> Headers:
     """The header list of a request, pseudo-headers first. A claim that a header cannot carry is left out."""
     headers = [(":method", "CONNECT"), (":authority", str(request.authority))]
-    if request.forwarded_for is not None:
-        host = f";host={request.forwarded_host}" if _CLAIMED_HOST.match(request.forwarded_host) else ""
-        headers.append(("forwarded", f'for="{request.forwarded_for}"{host}'))
+    forwarded = [] if request.forwarded_for is None else [f'for="{request.forwarded_for}"']
+    if _CLAIMED_HOST.match(request.forwarded_host):
+        forwarded.append(f"host={request.forwarded_host}")
+    if forwarded:
+        headers.append(("forwarded", ";".join(forwarded)))
     baggage = ",".join(f"{key}={value}" for key, value in _clean(request.baggage).items())
     if baggage:
         headers.append(("baggage", baggage))

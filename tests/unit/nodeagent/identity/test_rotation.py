@@ -211,3 +211,12 @@ def test_the_table_is_what_happens_and_the_rest_is_an_error(state: State, event:
     else:
         fire(one, event)
         assert one.state is expected
+
+
+def test_a_short_lived_certificate_that_is_dated_back_is_not_renewed_at_once() -> None:
+    one = Rotation("spiffe://td/ns/a/sa/b", lambda: 0.5)
+    one.requested()
+    assert one.issued(T0, T0 - 60.0, T0 + 30.0)
+    action = one.next_action(T0 + 1.0)
+    assert action.step is Step.WAIT
+    assert action.at == pytest.approx(T0 + 15.0)

@@ -13,6 +13,7 @@ from nodeagent.manager import hub as module
 from nodeagent.manager import link as link_module
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.link import WorkerLink
+from nodeagent.manager.packing import Packing
 from nodeagent.telemetry.aggregate import Aggregate
 from tests.support.objects import delta, snapshot, workload
 
@@ -78,7 +79,7 @@ class Scene:
 def play(story: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
         mirror, aggregate, changes = Mirror(), Aggregate(Clock()), list[int]()
-        scene = Scene(Hub(START, mirror, aggregate, lambda: changes.append(1)), mirror, aggregate, changes)
+        scene = Scene(Hub(START, mirror, aggregate, lambda: changes.append(1), Packing(2)), mirror, aggregate, changes)
         try:
             await story(scene)
         finally:

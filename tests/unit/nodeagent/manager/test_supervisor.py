@@ -13,6 +13,7 @@ from nodeagent import channel
 from nodeagent.client.mirror import Mirror
 from nodeagent.manager import supervisor as module
 from nodeagent.manager.hub import Hub
+from nodeagent.manager.packing import Packing
 from nodeagent.manager.supervisor import Supervisor
 from nodeagent.telemetry.aggregate import Aggregate
 
@@ -28,7 +29,7 @@ def play(directory: Path, count: int, story: Story) -> None:
     async def run() -> None:
         changed = asyncio.Event()
         aggregate = Aggregate(lambda: 0.0)
-        hub = Hub(START, Mirror(), aggregate, changed.set)
+        hub = Hub(START, Mirror(), aggregate, changed.set, Packing(1))
         command = (sys.executable, "-m", "tests.support.fake_worker", "--directory", str(directory))
         supervisor = Supervisor(hub, count, command)
         task = asyncio.ensure_future(supervisor.run())
@@ -120,7 +121,7 @@ def test_while_retiring_a_worker_that_ends_is_not_replaced(tmp_path: Path) -> No
 
 def test_a_command_that_does_not_exist_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        hub = Hub(START, Mirror(), Aggregate(lambda: 0.0), lambda: None)
+        hub = Hub(START, Mirror(), Aggregate(lambda: 0.0), lambda: None, Packing(1))
         supervisor = Supervisor(hub, 1, (str(tmp_path / "absent"),))
         task = asyncio.ensure_future(supervisor.run())
         while not supervisor.restarts:

@@ -1,0 +1,217 @@
+"""Plans and refusals, from the state alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from control.wire.address import SocketAddress
+from control.wire.discovery import AppProtocol, ServicePort
+from control.wire.ids import SpiffeId
+from nodeagent.reasons import Reason
+from nodeagent.relay import decide
+from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.decide import InboundPlan, OutboundPlan, Refusal
+from nodeagent.relay.protocol.request import ConnectRequest, Hostname
+from nodeagent.state.view import NodeState
+from tests.support.objects import delta, gone, policy, rule, service, snapshot, workload
+
+CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",), ports=())
+WEB = workload(addresses=("10.0.0.1", "fd00::1"))
+AWAY = workload("away-0", node="node-b", service_account="away", addresses=("10.0.0.2", "fd00::2"))
+SERVICE = service(ports=(ServicePort(name="http", port=80, target_port=8080, protocol=AppProtocol.HTTP),))
+AWAY_SERVICE = service("away", addresses=("240.240.0.11", "fd6d:6573:68::b"))
+ORIGIN = SocketAddress("127.0.0.1", 40_000)
+VIP = SocketAddress("240.240.0.10", 80)
+
+
+def state_of(*objects: Any) -> NodeState:
+    state = NodeState()
+    state.apply(snapshot(*(objects or (CLIENT, WEB, AWAY, SERVICE, AWAY_SERVICE))))
+    return state
+
+
+def outbound(state: NodeState, asked_for: SocketAddress, cgroup: int = 1, origin: SocketAddress = ORIGIN):
+    return decide.outbound(
+        state, "node-a", {1: CLIENT.uid}, (cgroup, origin, asked_for),
+        lambda endpoints: endpoints[0] if endpoints else None, Authorizer(state),
+    )  # fmt: skip
+
+
+def test_to_a_service_of_this_node() -> None:
+    plan = outbound(state_of(), VIP)
+    assert isinstance(plan, OutboundPlan)
+    assert (plan.source, plan.destination, plan.service) == (CLIENT, WEB, SERVICE)
+    assert plan.address == SocketAddress("10.0.0.1", 8080)
+    assert plan.protocol is AppProtocol.HTTP
+    assert plan.permit is not None
+    assert plan.permit.connection.source_ip == "10.0.0.9", "the loopback address is not the source's"
+    assert plan.permit.connection.destination_port == 8080
+    assert plan.source_address == SocketAddress("10.0.0.9", 40_000)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "address"),
+    [
+        (SocketAddress("240.240.0.11", 80), SocketAddress("10.0.0.2", 8080)),
+        (SocketAddress("fd6d:6573:68::b", 80), SocketAddress("fd00::2", 8080)),
+        (SocketAddress("fd00::2", 8080), SocketAddress("fd00::2", 8080)),
+    ],
+)
+def test_to_another_node_there_is_no_permit_from_here(asked_for: SocketAddress, address: SocketAddress) -> None:
+    plan = outbound(state_of(), asked_for)
+    assert isinstance(plan, OutboundPlan)
+    assert (plan.destination, plan.address, plan.permit) == (AWAY, address, None)
+
+
+def test_a_service_of_one_family_is_reached_through_the_other() -> None:
+    only6 = workload("away-0", node="node-b", service_account="away", addresses=("fd00::2",))
+    plan = outbound(state_of(CLIENT, only6, AWAY_SERVICE), SocketAddress("240.240.0.11", 80))
+    assert isinstance(plan, OutboundPlan)
+    assert plan.address == SocketAddress("fd00::2", 8080)
+
+
+def refused(plan: object, reason: Reason, status: int = 503) -> Refusal:
+    assert isinstance(plan, Refusal), plan
+    assert (plan.reason, plan.status) == (reason, status)
+    assert plan.detail
+    return plan
+
+
+def test_nothing_is_assumed_before_a_snapshot() -> None:
+    refused(outbound(NodeState(), VIP), Reason.NOT_READY)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "objects"),
+    [(2, ()), (1, (WEB, SERVICE)), (1, (workload("client", node="node-b"), WEB, SERVICE))],
+    ids=["cgroup", "no workload", "elsewhere"],
+)
+def test_a_source_that_is_not_of_this_node_is_refused(cgroup: int, objects: tuple[Any, ...]) -> None:
+    refused(outbound(state_of(*objects), VIP, cgroup), Reason.UNKNOWN_SOURCE)
+
+
+def test_an_address_outside_the_mesh_is_refused() -> None:
+    assert refused(outbound(state_of(), SocketAddress("192.0.2.1", 80)), Reason.UNKNOWN_DESTINATION).source == CLIENT
+
+
+def test_no_endpoint_and_no_address() -> None:
+    assert refused(outbound(state_of(CLIENT, SERVICE), VIP), Reason.NO_ENDPOINT).service == SERVICE
+    refused(outbound(state_of(CLIENT, workload(addresses=()), SERVICE), VIP), Reason.NO_ENDPOINT)
+
+
+def test_policy_holds_on_the_same_node() -> None:
+    state = state_of(CLIENT, workload(policies=("shop/p",)), SERVICE, policy("p"))
+    assert isinstance(outbound(state, VIP), OutboundPlan)
+    state.apply(delta(policy("p", policy().action, rule())))
+    plan = refused(outbound(state, VIP), Reason.POLICY_DENIED)
+    assert plan.destination is not None
+    state.apply(delta(gone(policy("p")), revision=3))
+    refused(outbound(state, VIP), Reason.POLICY_MISSING)
+
+
+# --- inbound: node-b serves AWAY ---
+
+PEER = (SpiffeId.parse(CLIENT.identity), SocketAddress("10.0.0.9", 50_000))
+TARGET = SocketAddress("10.0.0.2", 8080)
+NAMES = {"k8s.namespace.name": "shop", "k8s.pod.name": "client"}
+
+
+def inbound(state: NodeState, sni: Any = AWAY, **request: Any):
+    request = {"authority": TARGET, **request}
+    return decide.inbound(state, "node-b", PEER, sni, ConnectRequest(**request), Authorizer(state))
+
+
+def test_a_stream_to_the_workload_of_its_tunnel() -> None:
+    plan = inbound(state_of(), baggage=NAMES, forwarded_host=AWAY_SERVICE.hostname)
+    assert isinstance(plan, InboundPlan)
+    assert (plan.destination, plan.address, plan.service, plan.source) == (AWAY, TARGET, AWAY_SERVICE, CLIENT)
+    assert plan.connection.source_identity == PEER[0]
+
+
+def test_without_server_name_the_target_tells_the_workload() -> None:
+    plan = inbound(state_of(), None)
+    assert isinstance(plan, InboundPlan)
+    assert plan.destination == AWAY
+
+
+@pytest.mark.parametrize(
+    "authority",
+    [
+        SocketAddress("10.0.0.2", 8081),
+        SocketAddress("192.0.2.1", 8080),
+        SocketAddress("10.0.0.1", 8080),
+        Hostname("nobody.shop.svc.mesh.internal", 80),
+        Hostname(AWAY_SERVICE.hostname, 81),
+        Hostname(SERVICE.hostname, 80),
+    ],
+    ids=str,
+)
+def test_a_target_that_is_not_the_workloads_is_a_bad_request(authority: object) -> None:
+    refused(inbound(state_of(), authority=authority), Reason.BAD_TARGET, 400)
+
+
+def test_a_service_name_leads_to_the_workloads_target_port() -> None:
+    plan = inbound(state_of(), authority=Hostname(AWAY_SERVICE.hostname, 80))
+    assert isinstance(plan, InboundPlan)
+    assert (plan.address, plan.service) == (TARGET, AWAY_SERVICE)
+    refused(inbound(state_of(), None, authority=Hostname(AWAY_SERVICE.hostname, 80)), Reason.BAD_TARGET, 400)
+
+
+def test_what_was_moved_or_removed_since_the_handshake_is_refused() -> None:
+    state = state_of()
+    state.apply(delta(workload("away-0", node="node-c", service_account="away", addresses=("10.0.0.2",))))
+    refused(inbound(state), Reason.BAD_TARGET, 400)
+    state.apply(delta(gone(AWAY), revision=3))
+    refused(inbound(state), Reason.BAD_TARGET, 400)
+
+
+def test_ports_are_those_of_now() -> None:
+    state = state_of()
+    state.apply(delta(workload("away-0", node="node-b", addresses=("10.0.0.2",), ports=(9090,))))
+    refused(inbound(state), Reason.BAD_TARGET, 400)
+    assert isinstance(inbound(state, authority=SocketAddress("10.0.0.2", 9090)), InboundPlan)
+
+
+@pytest.mark.parametrize(
+    ("claim", "baggage", "believed"),
+    [
+        ("10.0.0.9", NAMES, True),
+        ("192.0.2.66", NAMES, False),
+        ("10.0.0.1", NAMES, False),
+        ("10.0.0.9", {}, False),
+        ("10.0.0.1", {**NAMES, "k8s.pod.name": "web-0"}, False),
+    ],
+    ids=["own", "nobody's", "another's", "nameless", "another's name"],
+)
+def test_a_claimed_address_counts_only_if_the_proved_identity_owns_it(
+    claim: str, baggage: dict[str, str], believed: bool
+) -> None:
+    state = state_of()
+    tunnel = SocketAddress("10.9.9.9", 1)
+    request = ConnectRequest(authority=TARGET, forwarded_for=SocketAddress(claim, 7), baggage=baggage)
+    plan = decide.inbound(state, "node-b", (PEER[0], tunnel), AWAY, request, Authorizer(state))
+    assert isinstance(plan, InboundPlan)
+    assert plan.connection.source_ip == (claim if believed else tunnel.ip)
+    assert plan.source_address == (SocketAddress(claim, 7) if believed else tunnel)
+
+
+def test_a_claimed_service_that_the_workload_is_not_behind_is_dropped() -> None:
+    plan = inbound(state_of(), forwarded_host=SERVICE.hostname)
+    assert isinstance(plan, InboundPlan)
+    assert plan.service is None
+
+
+def test_policy_has_the_last_word() -> None:
+    state = state_of()
+    state.apply(delta(workload("away-0", node="node-b", addresses=("10.0.0.2",), policies=("shop/p",))))
+    refused(inbound(state), Reason.POLICY_MISSING, 401)
+    state.apply(delta(policy("p", policy().action, rule()), revision=3))
+    refused(inbound(state), Reason.POLICY_DENIED, 401)
+    refused(inbound(NodeState()), Reason.NOT_READY)
+
+
+def test_the_agent_dials_where_the_application_listens() -> None:
+    assert decide.dial_address(WEB, TARGET) == TARGET
+    assert decide.dial_address(workload(app_address="127.0.0.1"), TARGET) == SocketAddress("127.0.0.1", 8080)

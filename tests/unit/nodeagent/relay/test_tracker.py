@@ -1,0 +1,213 @@
+"""Live flows: found by the workloads at their ends, judged again by each change, cut when they may no longer be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from control.wire.address import SocketAddress
+from control.wire.ids import SpiffeId
+from nodeagent.policy.connection import Connection
+from nodeagent.policy.evaluate import Permit
+from nodeagent.reasons import Reason
+from nodeagent.relay import tracker as module
+from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.io.flow import Flow
+from nodeagent.relay.tracker import Tracker
+from nodeagent.state.view import NodeState
+from nodeagent.telemetry.flow import FlowRecord, Reporter
+from nodeagent.telemetry.metrics import CLOSED, FAILED, OPENED, SENT, FlowMetrics
+from tests.support.objects import delta, gone, policy, rule, snapshot, workload
+
+CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",))
+WEB = workload()
+OTHER = workload("other-0", addresses=("10.0.0.3",))
+
+
+@dataclass
+class FakeLeg:
+    """Counts, and keeps what it was told."""
+
+    received: int = 0
+    ended: bool = False
+    unsent: bool = False
+    told: list[object] = field(default_factory=list)
+
+    def abort(self, reason: Reason) -> None:
+        self.told.append(reason)
+
+    def finish(self) -> None:
+        self.told.append("finish")
+
+
+class Log:
+    def __init__(self) -> None:
+        self.records: list[FlowRecord] = []
+
+    def write(self, record: FlowRecord) -> None:
+        self.records.append(record)
+
+
+class Desk:
+    """A tracker with everything around it."""
+
+    def __init__(self) -> None:
+        self.state = NodeState()
+        self.state.apply(snapshot(CLIENT, WEB, OTHER))
+        self.authorizer = Authorizer(self.state)
+        self.metrics = FlowMetrics(lambda: 0.0)
+        self.log = Log()
+        self.time = 100.0
+        self.tracker = Tracker(self.state, self.authorizer, self.metrics, self.log, lambda: self.time)
+
+    def flow(self, destination=WEB, *, decided_here: bool = True) -> Flow:
+        record = FlowRecord(
+            flow_id=self.tracker.next_id(), reporter=Reporter.SOURCE, started=self.tracker.now(), source=CLIENT,
+            destination=destination, source_address=SocketAddress("10.0.0.9", 1),
+        )  # fmt: skip
+        flow = Flow(self.tracker, record)
+        flow.source, flow.destination = FakeLeg(), FakeLeg()
+        if decided_here:
+            connection = Connection(SpiffeId.parse(CLIENT.identity), "10.0.0.9", destination.addresses[0], 8080)
+            permit = self.authorizer.authorize(destination, connection)
+            assert isinstance(permit, Permit)
+            flow.permit = permit
+        self.tracker.add(flow)
+        flow.establish()
+        return flow
+
+    def change(self, *items: object) -> int:
+        applied = self.state.apply(delta(*items, revision=self.state.revision + 1))
+        return self.tracker.recheck(applied.changed)
+
+    def counts(self, name: str) -> float:
+        return sum(sample.value for sample in self.metrics.samples() if sample.name == name)
+
+
+def denied(flow: Flow) -> bool:
+    return flow.done and flow.source.told == flow.destination.told == [flow.record.reason]
+
+
+def test_a_policy_cuts_the_flows_that_it_refuses_and_no_others() -> None:
+    desk = Desk()
+    flow, other = desk.flow(), desk.flow(OTHER)
+    assert desk.change(policy("p", policy().action, rule()), workload(policies=("shop/p",))) == 1
+    assert denied(flow)
+    assert flow.record.reason is Reason.POLICY_REVOKED
+    assert "shop/p" in flow.record.detail
+    assert not other.done
+    assert list(desk.tracker.flows) == [other]
+
+
+def test_a_policy_that_changes_alone_is_noticed() -> None:
+    desk = Desk()
+    desk.change(policy("p"), workload(policies=("shop/p",)))
+    flow = desk.flow()
+    assert desk.change(policy("p", policy().action, rule())) == 1
+    assert denied(flow)
+
+
+def test_a_policy_that_is_lost_denies() -> None:
+    desk = Desk()
+    desk.change(policy("p"), workload(policies=("shop/p",)))
+    flow = desk.flow()
+    assert desk.change(gone(policy("p"))) == 1
+    assert denied(flow)
+
+
+def test_a_policy_that_permits_cuts_nothing() -> None:
+    desk = Desk()
+    flow = desk.flow()
+    assert desk.change(policy("p"), workload(policies=("shop/p",))) == 0
+    assert not flow.done
+
+
+def test_what_another_node_decides_is_not_judged_here() -> None:
+    desk = Desk()
+    flow = desk.flow(decided_here=False)
+    assert desk.change(policy("p", policy().action, rule()), workload(policies=("shop/p",))) == 0
+    assert not flow.done
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: gone(CLIENT),
+        lambda: gone(WEB),
+        lambda: workload(node="node-b"),
+        lambda: workload("client", service_account="another", addresses=("10.0.0.9",)),
+    ],
+    ids=["source gone", "destination gone", "moved", "another identity"],
+)
+@pytest.mark.parametrize("decided_here", [True, False])
+def test_a_workload_that_is_no_longer_the_same_loses_its_flows(
+    change: Callable[[], object], decided_here: bool
+) -> None:
+    desk = Desk()
+    flow = desk.flow(decided_here=decided_here)
+    assert desk.change(change()) == 1
+    assert denied(flow)
+    assert flow.record.reason is Reason.WORKLOAD_REMOVED
+
+
+def test_new_labels_cut_nothing() -> None:
+    desk = Desk()
+    flow = desk.flow()
+    assert desk.change(workload(labels={"app": "new"})) == 0
+    assert not flow.done
+
+
+def test_the_end_of_a_flow_is_counted_and_logged_once() -> None:
+    desk = Desk()
+    flow = desk.flow()
+    flow.source.received, flow.destination.received = 10, 20
+    desk.tracker.report_live()
+    assert desk.counts(SENT) == 20
+    desk.time = 101.5
+    flow.source.ended = True
+    flow.half_closed()
+    assert not flow.done
+    flow.destination.ended = flow.destination.unsent = True
+    flow.half_closed()
+    assert not flow.done, "the rest is not sent yet"
+    flow.destination.unsent = False
+    flow.half_closed()
+    flow.half_closed()
+    flow.lost(flow.source, Reason.SOURCE_RESET)
+    flow.cut(Reason.POLICY_REVOKED)
+    assert flow.source.told == flow.destination.told == ["finish"]
+    (record,) = desk.log.records
+    assert (record.reason, record.bytes_sent, record.bytes_received, record.ended) == (Reason.OK, 10, 20, 101.5)
+    assert (desk.counts(OPENED), desk.counts(CLOSED), desk.counts(FAILED), desk.counts(SENT)) == (1, 1, 0, 20)
+    assert not desk.tracker._by_workload
+
+
+def test_a_leg_that_is_lost_resets_the_other() -> None:
+    desk = Desk()
+    flow = desk.flow()
+    flow.lost(flow.destination, Reason.DESTINATION_RESET, "words")
+    assert flow.destination.told == []
+    assert flow.source.told == [Reason.DESTINATION_RESET]
+    assert desk.log.records[0].detail == "words"
+
+
+def test_shut_down_resets_what_is_left() -> None:
+    desk = Desk()
+    flows = [desk.flow(), desk.flow(OTHER)]
+    empty: list[int] = []
+    desk.tracker.when_empty = lambda: empty.append(1)
+    assert desk.tracker.shut_down() == 2
+    assert all(denied(flow) and flow.record.reason is Reason.AGENT_SHUTDOWN for flow in flows)
+    assert empty == [1]
+    assert desk.tracker.shut_down() == 0
+
+
+def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    monkeypatch.setattr(module, "MAX_FLOWS", 2)
+    desk.flow()
+    assert not desk.tracker.full
+    desk.flow()
+    assert desk.tracker.full
