@@ -51,7 +51,11 @@ LAST_WORDS_SECONDS: Final = 2.0
 """For tunnels to say goodbye, after the last connection of a worker that was drained."""
 EXIT_DEFECT: Final = 70
 EXIT_CANNOT_LISTEN: Final = 78
+LARGEST_KEPT_BUFFER: Final = 4 * 1024 * 1024
+KEPT_MEMORY: Final = 16 * 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 
 _log = logging.getLogger("nodeagent.worker")
@@ -319,6 +323,16 @@ def die_with_parent(parent: int) -> None:
         sys.exit(0)
 
 
+def keep_freed_memory() -> None:
+    """Have malloc keep some freed memory: buffers of bulk transfers would be mapped and unmapped each time otherwise.
+
+    What is kept is bounded; above it memory goes back to the kernel.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BUFFER)
+    libc.mallopt(_M_TRIM_THRESHOLD, KEPT_MEMORY)
+
+
 def raise_descriptor_limit() -> None:
     """As many descriptors as the host allows: a flow takes two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -343,6 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     die_with_parent(options.parent or os.getppid())
     raise_descriptor_limit()
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # meant for the manager, which drains us over the channel
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker %(process)d %(message)s")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Callable
 
 from control.wire.address import SocketAddress
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
@@ -98,24 +99,29 @@ class Peer:
         await self.until(lambda: answer.headers is not None or answer.reset_with is not None)
         return answer
 
-    async def until(self, condition: object) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Write what there is to write, and read until the condition holds."""
         assert self.socket is not None
         while True:
             await self.flush()
-            if condition():  # type: ignore[operator]
+            if condition():
                 return
             data = await self.loop.sock_recv(self.socket, 1 << 18)
             if not data:
                 raise TlsClosedError("the end of the connection")
             self.tls.feed(data)
-            for piece in self.tls.pieces():
-                self.connection.receive(piece)
+            try:
+                for piece in self.tls.pieces():
+                    self.connection.receive(piece)
+            except TlsClosedError:
+                if condition():  # by what was said before
+                    return
+                raise
 
     async def flush(self) -> None:
         """Write what there is to write."""
         assert self.socket is not None
-        if self.tls.established and (output := self.connection.take_output()):
+        if self.tls.established and (output := self.connection.take_parts()):
             self.tls.send(output)
         if ciphertext := self.tls.take_output():
             await self.loop.sock_sendall(self.socket, ciphertext)

@@ -205,7 +205,7 @@ class TunnelServer(TunnelEnd):
         )  # fmt: skip
         flow = Flow(tracker, record)
         flow.permit = plan.permit
-        leg = StreamLeg(flow, stream)
+        leg = StreamLeg(flow, stream, self.flush)
         leg.ended = ended
         leg.on_reset = self._reset_reason
         flow.source = leg

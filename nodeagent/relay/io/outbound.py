@@ -254,7 +254,7 @@ class RemoteFlow(_OutboundFlow):
             trace_parent=self.record.trace_parent,
         )
         stream = tunnel.connection.open_stream(connect_headers(request))
-        leg = StreamLeg(self.flow, stream)
+        leg = StreamLeg(self.flow, stream, tunnel.flush)
         leg.on_answer = self._answered
         leg.on_reset = lambda code: self._on_reset(tunnel, code)
         self.flow.destination = leg

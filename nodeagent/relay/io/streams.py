@@ -37,6 +37,7 @@ class StreamLeg:
         "_paused",
         "ended",
         "flow",
+        "flush",
         "on_answer",
         "on_reset",
         "peer",
@@ -45,8 +46,10 @@ class StreamLeg:
         "unsent",
     )
 
-    def __init__(self, flow: Flow, stream: Stream) -> None:
+    def __init__(self, flow: Flow, stream: Stream, flush: Callable[[], None]) -> None:
+        """``flush`` writes what the tunnel has to say at once, instead of at the end of the turn."""
         self.flow = flow
+        self.flush = flush
         self.stream = stream
         self.peer: Leg | None = None
         self.received = 0
@@ -125,6 +128,8 @@ class StreamLeg:
         """Send to the other node."""
         if not self.stream.send(data) and self.peer is not None:
             self.peer.pause_reading()
+        if not self.stream.connection.has_room:  # a full batch: encrypt it while it is in the cache
+            self.flush()
 
     def write_eof(self) -> None:
         """Half-close towards the other node."""

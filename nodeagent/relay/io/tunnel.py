@@ -145,7 +145,7 @@ class TunnelEnd(Protocol):
 
     def _end_with_goaway(self, error: PeerError) -> None:
         self.connection.go_away(ErrorCode(error.code), str(error))
-        self._flush()
+        self.flush()
         self.fail(Reason.PROTOCOL_ERROR, str(error))
 
     def eof_received(self) -> bool:
@@ -192,17 +192,18 @@ class TunnelEnd(Protocol):
         """Write at the end of this turn of the loop."""
         if not self._flush_asked:
             self._flush_asked = True
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what there is; nothing while the socket is full."""
         self._flush_asked = False
         if self._paused or self.closed or self.peer is None or self.tls is None or self.transport is None:
             return
-        data = self.connection.take_output()
-        if not data:
+        parts = self.connection.take_parts()
+        if not parts:
             return
         try:
-            self.tls.send(data)
+            self.tls.send(parts)
         except ssl.SSLError as error:
             self.fail(Reason.TUNNEL_LOST, _words(error))
             return
@@ -261,7 +262,7 @@ class TunnelEnd(Protocol):
     def _close_unused(self) -> None:
         if self.closed or self.connection.streams or self._paused:  # paused: the last bytes wait for resume_writing
             return
-        self._flush()
+        self.flush()
         if self.tls is not None and self.transport is not None:
             self.tls.close()
             self.transport.write(self.tls.take_output())

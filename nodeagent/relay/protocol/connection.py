@@ -260,15 +260,18 @@ class TunnelConnection:
             self.listener.output_ready()
 
     def take_output(self) -> bytes:
-        """Everything to be written now, in one piece; empty if there is nothing."""
-        data = b"".join(self._output)
-        self._output.clear()
+        """``take_parts`` in one piece."""
+        return b"".join(self.take_parts())
+
+    def take_parts(self) -> list[Chunk]:
+        """Everything to be written now, in order: headers, contents, control frames; empty if there is nothing."""
+        parts, self._output = self._output, []
         self._output_size = self.control_waiting = 0
         self._control.output_taken()
         self.has_room = not self._congested
         if self._waiting and self.has_room:
             self._drain_waiting()
-        return data
+        return parts
 
     def congested(self, yes: bool) -> None:
         """The transport below is full (or no longer): streams queue and their sources stop, control frames wait."""

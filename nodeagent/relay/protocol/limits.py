@@ -9,7 +9,7 @@ from typing import Final
 
 MAX_FRAME_RECEIVED: Final = 1024 * 1024
 MAX_FRAME_SENT: Final = 256 * 1024
-MAX_OUTPUT: Final = 1024 * 1024
+MAX_OUTPUT: Final = 256 * 1024
 """Octets of DATA that may wait for one write; beyond it streams queue and their sources are stopped."""
 MAX_HEADER_LIST: Final = 16 * 1024
 MAX_HEADER_BLOCK: Final = 16 * 1024

@@ -7,9 +7,13 @@ Plaintext in and out in as few calls into OpenSSL as the records allow; reading 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from nodeagent.relay.protocol.frames import Chunk
+
+LARGE_PART: Final = 8 * 1024
+"""From this size on a copy costs more than a record of its own for what stands before it."""
 READ_SIZE: Final = 64 * 1024
 """Asked of OpenSSL at once; a record carries at most 16 KiB."""
 
@@ -37,7 +41,7 @@ class TlsSession:
             return
         self.established = True
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Chunk) -> None:
         """Take ciphertext, and go on with the handshake if it is not done. Raises ssl.SSLError where the peer will
         not do.
         """
@@ -63,9 +67,23 @@ class TlsSession:
         except ssl.SSLZeroReturnError as error:
             raise TlsClosedError("the peer closed the TLS connection") from error
 
-    def send(self, data: bytes) -> None:
-        """Encrypt; the ciphertext is part of the next ``take_output``."""
-        self.object.write(data)
+    def send(self, parts: Sequence[Chunk]) -> None:
+        """Encrypt the parts, in order; the ciphertext is part of the next ``take_output``.
+
+        Small parts share records; large ones are not copied together first.
+        """
+        write = self.object.write
+        small: list[Chunk] = []
+        for part in parts:
+            if len(part) < LARGE_PART:
+                small.append(part)
+                continue
+            if small:
+                write(b"".join(small))
+                small.clear()
+            write(part)
+        if small:
+            write(b"".join(small))
 
     def close(self) -> None:
         """Say close_notify, without waiting for the peer's."""

@@ -7,8 +7,11 @@ import hashlib
 import os
 import socket
 from random import Random
+from typing import Any
+from unittest import mock
 
 from nodeagent.reasons import Reason
+from nodeagent.relay.io import inbound, outbound, sockets
 from nodeagent.relay.io.app import WRITE_HIGH_WATER
 from nodeagent.relay.protocol.windows import MAX_STREAM_WINDOW
 from tests.support.stories import Stage, reset, story
@@ -218,3 +221,20 @@ async def test_the_rest_for_a_slow_reader_outlives_both_ends(mesh: Stage, vip: s
 
 def _unsent(flow: object) -> bool:
     return flow.source.unsent or flow.destination.unsent  # type: ignore[attr-defined]
+
+
+@story(both_paths=True)
+async def test_a_client_that_resets_while_the_dial_is_answered_leaves_no_connection(mesh: Stage, vip: str) -> None:
+    answered = asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        leg = await sockets.dial(*arguments)
+        await answered.wait()
+        return leg
+
+    with mock.patch.object(outbound if vip == mesh.VIP_NEAR else inbound, "dial", slow):
+        client, server = await mesh.pair(vip)
+        reset(client)
+        await (mesh.a if vip == mesh.VIP_NEAR else mesh.b).log.wait(1)
+        answered.set()
+        await mesh.expect_reset(server)

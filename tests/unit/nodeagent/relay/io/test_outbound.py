@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import Action, AuthorizationPolicy, PolicyRule, SourceMatch
+from nodeagent.identity.keys import load_svid
 from nodeagent.reasons import Reason
 from nodeagent.telemetry.flow import Reporter, Security
+from tests.support import pki
 from tests.support.relay import workload
 from tests.support.stories import Stage, story
 
@@ -172,8 +174,9 @@ async def test_what_is_left_when_the_drain_time_is_over_is_reset(mesh: Stage) ->
 @story
 async def test_an_endpoint_whose_agent_refuses_our_certificate_is_left_out(mesh: Stage) -> None:
     """Failures after the dial count too: else the endpoint that fails fastest draws all connections."""
+    foreign = pki.make_svid(pki.make_root(), mesh.client.identity)
+    mesh.a.certificates.put(load_svid(foreign.chain_pem, foreign.key_pem))
     for _ in range(3):
-        mesh.b.certificates.remove(mesh.far.identity)
         await mesh.expect_reset(mesh.connect(mesh.VIP_FAR))
     await mesh.a.log.wait(3)
     assert {record.reason for record in mesh.a.log.records} == {Reason.TLS_FAILURE}

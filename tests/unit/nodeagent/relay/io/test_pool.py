@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -63,11 +64,27 @@ async def test_more_flows_at_once_than_a_tunnel_takes(mesh: Stage) -> None:
 @story
 async def test_flows_wait_for_a_tunnel_again_if_one_of_several_is_lost(mesh: Stage) -> None:
     """150 wait, two tunnels are being made, one fails: the 50 that are left over are not forgotten."""
+    family = socket.AF_INET6 if ":" in mesh.ip else socket.AF_INET
+    door = socket.create_server((mesh.ip, 0), family=family)
+    mesh.sockets.append(door)
+    mesh.update(replace(mesh.far, tunnel_port=door.getsockname()[1]))
     clients = [mesh.connect(mesh.VIP_FAR) for _ in range(150)]
-    await eventually(lambda: len(mesh.a.outbound.pool) == 2)
-    next(iter(mesh.a.outbound.pool)).fail(Reason.TUNNEL_LOST, "the test says so")
+    pool = mesh.a.outbound.pool
+    await eventually(lambda: pool._waiting == 150 and len(mesh.a.tunnels) == 2)
+    doomed, _ = pool
+    doomed.fail(Reason.TUNNEL_LOST, "the test says so")
+
+    async def answer() -> None:
+        door.setblocking(False)
+        while True:
+            accepted, _ = await mesh.loop.sock_accept(door)
+            await mesh.loop.connect_accepted_socket(mesh.b.inbound.tunnel, accepted)
+
+    answering = asyncio.create_task(answer())
     servers = [await mesh.accept() for _ in clients]
     assert len(servers) == 150
+    answering.cancel()
+    await asyncio.wait([answering])
 
 
 @story

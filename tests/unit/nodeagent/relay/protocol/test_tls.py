@@ -45,10 +45,10 @@ def carry(source: TlsSession, target: TlsSession, step: int = 2**20) -> bytes:
 def test_plaintext_goes_through_whatever_the_cuts(contexts: tuple[ssl.SSLContext, ssl.SSLContext], step: int) -> None:
     client, server = joined(contexts, step)
     sent = random.Random(1).randbytes(50_000)
-    client.send(sent)
-    client.send(b"and more")
+    client.send([sent])
+    client.send([b"and more"])
     assert carry(client, server, step) == sent + b"and more"
-    server.send(b"back")
+    server.send([b"back"])
     assert carry(server, client, step) == b"back"
     assert client.take_output() == server.take_output() == b""
     assert client.peer_certificate() == server.peer_certificate() != b""
@@ -58,7 +58,7 @@ def test_a_piece_is_one_record_and_each_is_given_out_before_the_next(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
     client, server = joined(contexts)
-    client.send(bytes(40_000))
+    client.send([bytes(40_000)])
     broken = bytearray(client.take_output())
     broken[-1] ^= 1
     server.feed(bytes(broken))
@@ -70,7 +70,7 @@ def test_a_piece_is_one_record_and_each_is_given_out_before_the_next(
 
 def test_an_orderly_end_is_told_after_the_last_bytes(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     client, server = joined(contexts)
-    client.send(b"last")
+    client.send([b"last"])
     client.close()
     server.feed(client.take_output())
     pieces = server.pieces()
