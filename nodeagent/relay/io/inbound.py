@@ -98,7 +98,7 @@ class TunnelServer(TunnelEnd):
 
     def __init__(self, inbound: Inbound) -> None:
         services = inbound.services
-        super().__init__(services.tasks.loop, Role.SERVER, "", services.budget)
+        super().__init__(services.tasks.loop, Role.SERVER, "", services.budget, services.read_buffer)
         self._inbound = inbound
         self._services = services
         self.identity = ""

@@ -53,7 +53,7 @@ class TunnelClient(TunnelEnd):
     """The side that opens streams."""
 
     def __init__(self, pool: Pool, target: TunnelTarget, generation: int) -> None:
-        super().__init__(pool.tasks.loop, Role.CLIENT, target.trust_domain, pool.budget)
+        super().__init__(pool.tasks.loop, Role.CLIENT, target.trust_domain, pool.budget, pool.read_buffer)
         self.target = target
         self.generation = generation
         self._pool = pool
@@ -99,10 +99,11 @@ class _Entry:
 class Pool:
     """The client tunnels of one worker."""
 
-    def __init__(self, tasks: Tasks, certificates: Certificates, budget: WindowBudget) -> None:
+    def __init__(self, tasks: Tasks, certificates: Certificates, budget: WindowBudget, read_buffer: memoryview) -> None:
         self.tasks = tasks
         self.certificates = certificates
         self.budget = budget
+        self.read_buffer = read_buffer
         self._entries: dict[tuple[TunnelTarget, int], _Entry] = {}
         self._tunnels = 0
         self._waiting = 0

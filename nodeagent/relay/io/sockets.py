@@ -10,7 +10,7 @@ import ctypes
 import errno
 import socket
 import struct
-from asyncio import AbstractEventLoop, BaseTransport, Protocol, Server, timeout
+from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Server, timeout
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -24,7 +24,7 @@ _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 
-P = TypeVar("P", bound=Protocol)
+P = TypeVar("P", bound=BaseProtocol)
 
 
 class ListenError(OSError):
@@ -32,7 +32,7 @@ class ListenError(OSError):
 
 
 async def listen(
-    loop: AbstractEventLoop, factory: Callable[[], Protocol], address: SocketAddress, *, reset_on_close: bool
+    loop: AbstractEventLoop, factory: Callable[[], BaseProtocol], address: SocketAddress, *, reset_on_close: bool
 ) -> Server:
     """Open a listener that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack."""
     family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
