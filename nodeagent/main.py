@@ -91,7 +91,9 @@ class Agent:
         self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
         self._enroller = self._make_enroller()
         self._session = Session(random.random)
-        self._follower = Follower(self._session, self._membership.transport, self._discovery.take)
+        self._follower = Follower(
+            self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
+        )
         self._register_checks()
 
     def _make_enroller(self) -> Enroller | None:
@@ -230,7 +232,7 @@ class Agent:
         self.lifecycle.warns("identities", self._identity_trouble)
         self.lifecycle.warns("disk", lambda: self._discovery.save_error)
         self.lifecycle.warns("capture", lambda: "; ".join(self._enroller.problems) if self._enroller else "")
-        self.lifecycle.warns("state", lambda: "; ".join(self._discovery.rejected[:3]))
+        self.lifecycle.warns("state", self._state_trouble)
 
     def _no_state(self) -> str:
         why = self._control_trouble()
@@ -242,6 +244,12 @@ class Agent:
         if self._follower.connected:
             return self._membership.error
         return self._membership.error or self._session.last_error or "not connected yet"
+
+    def _state_trouble(self) -> str:
+        troubles = list(self._discovery.rejected[:3])
+        if self._discovery.missing:
+            troubles.append(f"not received: {', '.join(self._discovery.missing[:3])}; what needs it is denied")
+        return "; ".join(troubles)
 
     def _worker_trouble(self) -> str:
         serving = self._hub.serving

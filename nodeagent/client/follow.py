@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from control.wire.watch import Batch
 from nodeagent.client.session import Connect, Session, SessionError, Wait
@@ -21,12 +21,22 @@ class UnusableBatchError(Exception):
 
 
 class Follower:
-    """The watch of one agent. ``transport`` gives the present way to control, and waits while there is none."""
+    """The watch of one agent. ``transport`` gives the present way to control, and waits while there is none.
 
-    def __init__(self, session: Session, transport: Callable[[], Awaitable[Transport]], sink: Sink) -> None:
+    ``missing`` tells what the state lacks once a batch is in force; then a snapshot is asked for.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        transport: Callable[[], Awaitable[Transport]],
+        sink: Sink,
+        missing: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._session = session
         self._transport = transport
         self._sink = sink
+        self._missing = missing
         self._woken = asyncio.Event()
         self.connected = False
         """Whether the watch is open and has delivered."""
@@ -94,3 +104,4 @@ class Follower:
             if not self.connected:
                 logger.info("watch of control open at revision %d", batch.revision)
             self.connected = True
+            self._session.verify(self._missing(), time.monotonic())

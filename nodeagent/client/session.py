@@ -11,7 +11,7 @@ lost, silence ----+
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,6 +27,9 @@ BACKOFF_FACTOR = 2.0
 JITTER = 0.5
 """A wait is between (1 - JITTER) and 1 times the backoff, so that nodes do not come back all at once."""
 MAX_REASON_CHARACTERS = 500
+REPAIR_FIRST_SECONDS = 30.0
+REPAIR_MAX_SECONDS = 900.0
+"""A state with holes is replaced by a snapshot at once; if that has them too, again after these, doubling."""
 
 
 class Phase(Enum):
@@ -103,6 +106,8 @@ class Session:
         self._backoff = 0.0
         self._due = float("-inf")
         self._heard = float("-inf")
+        self._repair_wait = 0.0
+        self._repair_due = float("-inf")
         self.last_error = ""
         """Why the watch was last lost; empty while it is open."""
 
@@ -169,6 +174,16 @@ class Session:
         self._position = Position(batch.instance, batch.revision)
         self._backoff = 0.0
         self.last_error = ""
+
+    def verify(self, missing: Sequence[str], now: float) -> None:
+        """Tell what the state that is in force lacks. SessionError if it should be replaced: drop the connection, the
+        next one asks for a snapshot."""
+        if not missing:
+            self._repair_wait, self._repair_due = 0.0, float("-inf")
+        elif now >= self._repair_due:
+            self._repair_wait = min(REPAIR_MAX_SECONDS, max(REPAIR_FIRST_SECONDS, self._repair_wait * BACKOFF_FACTOR))
+            self._repair_due = now + self._repair_wait
+            raise self._refuse(f"the state held lacks {', '.join(missing)}; asking for all of it")
 
     def refused(self) -> None:
         """A batch could not be applied: nothing that was held counts as a base any more, ask for a snapshot."""

@@ -29,6 +29,8 @@ class Discovery:
         self.state = NodeState()
         self.rejected: tuple[str, ...] = ()
         """What of the last batch that had any could not be read; each such item counts as not received."""
+        self.missing: tuple[str, ...] = ()
+        """What the state refers to and was never sent; what it concerns is denied until a snapshot brings it."""
         self.save_error = ""
         """Why the state could not be written last time; empty if it could."""
         self._directory = directory
@@ -36,13 +38,16 @@ class Discovery:
         self._unsaved = asyncio.Event()
 
     def restore(self) -> Position | None:
-        """Take in what was saved last; where the watch can resume."""
+        """Take in what was saved last; where the watch can resume (None: it must begin with a snapshot)."""
         batch = self._directory.load_discovery()
         if batch is None:
             return None
         self.take(batch)
         self._unsaved.clear()
         logger.info("going on with the state of revision %d from disk", batch.revision)
+        if self.missing:
+            logger.error("the state on disk lacks %s; asking control for all of it", ", ".join(self.missing))
+            return None
         return Position(batch.instance, batch.revision)
 
     def take(self, batch: Batch) -> None:
@@ -60,6 +65,7 @@ class Discovery:
         for item in applied.rejected:
             logger.error("revision %d: %s; what it names is denied", batch.revision, item)
         if news:  # a revision alone is not worth a file: resuming from an older one costs nothing
+            self.missing = self.state.missing()
             self._unsaved.set()
         self._on_applied(batch, applied)
 

@@ -6,6 +6,7 @@ endpoint is counted in ``ServiceTarget.missing``. The former version of an unrea
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TypeVar
 
 from control.wire.address import SocketAddress
@@ -117,6 +118,21 @@ class NodeState:
         While one could not, what is captured must not shrink: its processes and its address are still in the mesh.
         """
         return not any(kind in ("workload", "service") for kind, _ in self._unreadable)
+
+    def missing(self) -> tuple[str, ...]:
+        """What is referred to and was never received, at most MAX_LISTED items; nothing where control told all.
+
+        Objects that came but cannot be read are not named: to be sent them again would change nothing.
+        """
+        wanted = (("policy", uid) for workload in self._workloads.values() for uid in workload.policies)
+        named = (("workload", uid) for service in self._services.values() for uid in service.endpoints)
+        absent = (
+            key
+            for table, keys in ((self._policies, wanted), (self._workloads, named))
+            for key in keys
+            if key[1] not in table and key not in self._unreadable
+        )
+        return tuple(f"{kind} {uid}" for kind, uid in islice(dict.fromkeys(absent), MAX_LISTED))
 
     def apply(self, batch: Batch) -> Applied:
         """Take a batch in, whole. OutOfOrderError (and nothing changed) for a delta that cannot follow."""

@@ -98,7 +98,7 @@ class TunnelServer(TunnelEnd):
 
     def __init__(self, inbound: Inbound) -> None:
         services = inbound.services
-        super().__init__(services.tasks.loop, Role.SERVER, "", services.budget, services.read_buffer)
+        super().__init__(services.tasks.loop, Role.SERVER, "", services.budget, services.buffers)
         self._inbound = inbound
         self._services = services
         self.identity = ""
@@ -116,7 +116,7 @@ class TunnelServer(TunnelEnd):
             self.failure = (reason, "no further tunnel is taken")
             raise NoIdentityError(self.failure[1])
         self._inbound.tunnels.add(self)
-        session = TlsSession(self._inbound.context, server_side=True)
+        session = TlsSession(self._inbound.context, server_side=True, buffer=self.buffers.plaintext)
         session.object.tunnel = self  # type: ignore[attr-defined]
         return session
 

@@ -80,7 +80,7 @@ class Outbound:
         self.balancer = balancer
         self._captured = captured
         self._enrolled = enrolled
-        self._pool = Pool(services.tasks, services.certificates, services.budget, services.read_buffer)
+        self._pool = Pool(services.tasks, services.certificates, services.budget, services.buffers)
         self._baggage: dict[str, tuple[Workload, dict[str, str]]] = {}
 
     @property

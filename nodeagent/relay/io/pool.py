@@ -17,7 +17,7 @@ from nodeagent.identity.store import Certificates
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.sockets import connect_reason, dial
 from nodeagent.relay.io.tasks import Tasks
-from nodeagent.relay.io.tunnel import TunnelEnd
+from nodeagent.relay.io.tunnel import ReadBuffers, TunnelEnd
 from nodeagent.relay.protocol.connection import Role
 from nodeagent.relay.protocol.errors import LocalError
 from nodeagent.relay.protocol.limits import CLIENT_STREAMS
@@ -53,7 +53,7 @@ class TunnelClient(TunnelEnd):
     """The side that opens streams."""
 
     def __init__(self, pool: Pool, target: TunnelTarget, generation: int) -> None:
-        super().__init__(pool.tasks.loop, Role.CLIENT, target.trust_domain, pool.budget, pool.read_buffer)
+        super().__init__(pool.tasks.loop, Role.CLIENT, target.trust_domain, pool.budget, pool.buffers)
         self.target = target
         self.generation = generation
         self._pool = pool
@@ -61,7 +61,7 @@ class TunnelClient(TunnelEnd):
     def make_tls(self) -> TlsSession:
         """As the source workload, asking for the destination workload by name."""
         context = self._pool.certificates.client_context(self.target.identity)
-        return TlsSession(context, server_side=False, server_hostname=self.target.sni)
+        return TlsSession(context, server_side=False, server_hostname=self.target.sni, buffer=self.buffers.plaintext)
 
     def authenticated(self) -> None:
         """The server proved who it is: it must be exactly the one that the endpoint's identity names."""
@@ -99,11 +99,11 @@ class _Entry:
 class Pool:
     """The client tunnels of one worker."""
 
-    def __init__(self, tasks: Tasks, certificates: Certificates, budget: WindowBudget, read_buffer: memoryview) -> None:
+    def __init__(self, tasks: Tasks, certificates: Certificates, budget: WindowBudget, buffers: ReadBuffers) -> None:
         self.tasks = tasks
         self.certificates = certificates
         self.budget = budget
-        self.read_buffer = read_buffer
+        self.buffers = buffers
         self._entries: dict[tuple[TunnelTarget, int], _Entry] = {}
         self._tunnels = 0
         self._waiting = 0

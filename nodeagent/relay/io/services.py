@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from nodeagent.identity.store import Certificates
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.io.tasks import Tasks
+from nodeagent.relay.io.tunnel import ReadBuffers
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
-
-READ_BUFFER: Final = 256 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +24,6 @@ class Services:
     tracker: Tracker
     certificates: Certificates
     budget: WindowBudget
-    read_buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BUFFER)))
-    """Where every tunnel of the worker reads; what was read is taken before the next read."""
+    buffers: ReadBuffers = field(default_factory=ReadBuffers)
     drains: bool = False
     """The worker takes no new connections."""

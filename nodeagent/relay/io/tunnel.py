@@ -32,6 +32,7 @@ PING_AFTER_SECONDS: Final = 10.0
 PING_TIMEOUT_SECONDS: Final = 20.0
 IDLE_SECONDS: Final = 300.0
 """A tunnel without streams is closed after this long."""
+READ_BYTES: Final = 256 * 1024
 WRITE_HIGH_WATER: Final = 256 * 1024
 FAREWELL_SECONDS: Final = 5.0
 """For a peer to take what was written before the tunnel ended; then it is dropped."""
@@ -39,14 +40,24 @@ FAREWELL_SECONDS: Final = 5.0
 _log = logging.getLogger("nodeagent.tunnel")
 
 
+class ReadBuffers:
+    """Where all tunnels of a worker read: what is in them is taken before the next read, by whichever tunnel."""
+
+    __slots__ = ("ciphertext", "plaintext")
+
+    def __init__(self) -> None:
+        self.ciphertext = memoryview(bytearray(READ_BYTES))
+        self.plaintext = memoryview(bytearray(READ_BYTES))
+
+
 class TunnelEnd(BufferedProtocol):
     """A tunnel; subclasses say who is expected and what to do with streams."""
 
     def __init__(
-        self, loop: AbstractEventLoop, role: Role, trust_domain: str, budget: WindowBudget, read_buffer: memoryview
+        self, loop: AbstractEventLoop, role: Role, trust_domain: str, budget: WindowBudget, buffers: ReadBuffers
     ) -> None:
         self.loop = loop
-        self._read_buffer = read_buffer
+        self.buffers = buffers
         self.trust_domain = trust_domain
         self.tls: TlsSession | None = None
         self.transport: Transport | None = None
@@ -100,7 +111,7 @@ class TunnelEnd(BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to put ciphertext: one place for all tunnels, since it is taken before the next is read."""
-        return self._read_buffer
+        return self.buffers.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
         """Ciphertext arrived."""
@@ -109,7 +120,7 @@ class TunnelEnd(BufferedProtocol):
         if tls is None or self.closed:
             return
         try:
-            tls.feed(self._read_buffer[:nbytes])
+            tls.feed(self.buffers.ciphertext[:nbytes])
             if self.peer is None:
                 self._go_on_with_handshake(tls)
             for piece in tls.pieces():

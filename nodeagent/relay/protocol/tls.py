@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from nodeagent.relay.protocol.frames import Chunk
 
 LARGE_PART: Final = 8 * 1024
 """From this size on a copy costs more than a record of its own for what stands before it."""
-READ_SIZE: Final = 64 * 1024
-"""Asked of OpenSSL at once; a record carries at most 16 KiB."""
+MAX_RECORD: Final = 16 * 1024
+"""Octets of plaintext in a record (RFC 8446, section 5.1)."""
+PLAINTEXT_BUFFER: Final = 256 * 1024
 
 
 class TlsClosedError(Exception):
@@ -25,7 +26,16 @@ class TlsClosedError(Exception):
 class TlsSession:
     """One TLS connection. ``established`` turns true when our side of the handshake is done."""
 
-    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        buffer: memoryview | None = None,
+    ) -> None:
+        """``buffer`` is where plaintext is put together; many sessions may share one, it is empty between calls."""
+        self._buffer = memoryview(bytearray(PLAINTEXT_BUFFER)) if buffer is None else buffer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.object = context.wrap_bio(
@@ -50,22 +60,40 @@ class TlsSession:
             self.handshake()
 
     def pieces(self) -> Iterator[bytes]:
-        """The plaintext that is complete, in pieces of at most one record; each is given out before the next is
-        looked at.
+        """The plaintext that is complete; each piece is given out before anything after it is looked at.
 
+        A piece holds as many records as there are, up to the buffer: what reads it pays once, not per record.
         Raises, after the pieces before it, ssl.SSLError on what is not TLS, and TlsClosedError on an orderly end.
         """
-        incoming, tls = self._incoming, self.object
+        more = self.established
+        while more:
+            filled, more, failure = self._read_records()
+            if filled:
+                yield bytes(self._buffer[:filled])
+            if failure is not None:
+                raise failure
+
+    def _read_records(self) -> tuple[int, bool, Exception | None]:
+        """Fill the buffer with whole records: how far, whether for want of room, and what came instead of one."""
+        incoming, tls, buffer = self._incoming, self.object, self._buffer
+        filled, most = 0, len(buffer) - MAX_RECORD
         try:
-            while self.established and (incoming.pending or tls.pending()):
-                piece = tls.read(READ_SIZE)
-                if not piece:
-                    raise TlsClosedError("the peer closed the TLS connection")
-                yield piece
+            while incoming.pending or tls.pending():
+                if filled > most:
+                    return filled, True, None
+                count = cast(
+                    int, tls.read(MAX_RECORD, buffer[filled:])
+                )  # typeshed knows the form without a buffer only
+                if not count:
+                    return filled, False, TlsClosedError("the peer closed the TLS connection")
+                filled += count
         except ssl.SSLWantReadError:
-            return
-        except ssl.SSLZeroReturnError as error:
-            raise TlsClosedError("the peer closed the TLS connection") from error
+            pass
+        except ssl.SSLZeroReturnError:
+            return filled, False, TlsClosedError("the peer closed the TLS connection")
+        except ssl.SSLError as error:
+            return filled, False, error
+        return filled, False, None
 
     def send(self, parts: Sequence[Chunk]) -> None:
         """Encrypt the parts, in order; the ciphertext is part of the next ``take_output``.
