@@ -42,7 +42,7 @@ async def join(body: JoinRequest, request: Request, context: Ctx) -> NodeCertifi
     # Before the token is spent: a bad request must not cost it.
     key = read_csr(body.csr)
     try:
-        node = await run_in_threadpool(context.tokens.redeem, body.token)
+        node = await run_in_threadpool(context.tokens.redeem, body.token, body.node)
     except TokenRefused:
         context.joins.failed(source, context.clock())
         raise

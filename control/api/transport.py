@@ -16,6 +16,8 @@ PEER_KEY = "nodemesh.peer"
 """In the ASGI scope's extensions: ``{"certificate": DER or None, "abort": cut the connection off}``."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_ANONYMOUS_BODY_BYTES = 64 * 1024
+"""From a caller without a certificate: a join request is all that it can want."""
 BODY_SECONDS = 30.0
 """For a whole body to arrive."""
 FIRST_REQUEST_SECONDS = 30.0
@@ -93,6 +95,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        peer = scope.get("extensions", {}).get(PEER_KEY, {})
+        limit = self._limit if peer.get("certificate") else min(self._limit, MAX_ANONYMOUS_BODY_BYTES)
         deadline = asyncio.get_running_loop().time() + self._seconds
         size, complete = 0, False
 
@@ -107,8 +111,8 @@ class BodyLimit:
                 raise HTTPException(408, f"the body did not arrive within {self._seconds:.0f} seconds") from None
             size += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if size > self._limit:
-                raise HTTPException(413, f"the body is longer than {self._limit} bytes; send it in parts")
+            if size > limit:
+                raise HTTPException(413, f"the body is longer than {limit} bytes, the most that this caller may send")
             return message
 
         await self._app(scope, bounded, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 Object = dict[str, Any]
 Column = tuple[str, Callable[[Object], str]]
@@ -23,7 +24,10 @@ class Kind:
 
     def path(self, namespace: str, name: str) -> str:
         """Of one object in the API."""
-        return f"/v1/namespaces/{namespace}/{self.plural}/{name}" if self.namespaced else f"/v1/{self.plural}/{name}"
+        name = quote(name, safe="")
+        if not self.namespaced:
+            return f"/v1/{self.plural}/{name}"
+        return f"/v1/namespaces/{quote(namespace, safe='')}/{self.plural}/{name}"
 
 
 def _list(values: Any) -> str:

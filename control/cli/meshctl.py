@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from control.cli import access, operations, resources
+from control.cli import access, describe, operations, resources
 from control.cli.client import Client, ControlError
 from control.cli.documents import DocumentError
 
@@ -40,7 +40,7 @@ for _command in (
     resources.apply,
     resources.get,
     resources.delete,
-    resources.describe,
+    describe.describe,
     operations.token,
     operations.status,
 ):

@@ -31,25 +31,25 @@ def token() -> None:
 @token.command("create")
 @click.option("--node", required=True, help="The node (its resource must exist).")
 @click.option("--ttl", default="1h", show_default=True, help="How long it is good, such as 15m, 24h.")
-@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text")
+@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text")
 @click.pass_obj
 def create(client: Client, node: str, ttl: str, output: str) -> None:
     """Make a token and print it; it is not shown again."""
     made = client.post("/v1/tokens", {"node": node, "ttl": seconds(ttl)})
-    if output == "json":
-        tables.write_json(made)
-    else:
+    if output == "text":
         click.echo(made["token"])
+    else:
+        tables.write(made, output)
 
 
 @token.command("list")
-@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table")
+@click.option("-o", "--output", type=click.Choice(("table", "json", "yaml")), default="table")
 @click.pass_obj
 def list_(client: Client, output: str) -> None:
     """Tokens that are remembered, without their secrets."""
     items = client.get("/v1/tokens")["items"]
-    if output == "json":
-        tables.write_json(items)
+    if output != "table":
+        tables.write(items, output)
         return
     now = time.time()
     rows = [
@@ -75,13 +75,13 @@ def revoke(client: Client, identifier: str) -> None:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table")
+@click.option("-o", "--output", type=click.Choice(("table", "json", "yaml")), default="table")
 @click.pass_obj
 def status(client: Client, output: str) -> None:
     """Control, and how far each node's agent is."""
     control, nodes = client.get("/v1/status"), client.get("/v1/nodes/status")
-    if output == "json":
-        tables.write_json({"control": control, "nodes": nodes})
+    if output != "table":
+        tables.write({"control": control, "nodes": nodes}, output)
         return
     counts = ", ".join(f"{number} {kind}" for kind, number in control["resources"].items())
     click.echo(f"control       {control['version']}, revision {control['revision']}")

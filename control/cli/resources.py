@@ -1,4 +1,4 @@
-"""``meshctl apply | get | delete | describe``."""
+"""``meshctl apply | get | delete``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ class _Kind(click.ParamType[Kind]):
 
 
 KIND = _Kind()
-namespace_option = click.option("-n", "--namespace", default=None, help="Default: 'default'.")
+NOT_FOUND = 404
+MAX_NAMED = 10
+namespace_option = click.option(
+    "-n", "--namespace", default=None, help="Default: 'default', or the only one that has the name."
+)
 
 
 @click.command()
@@ -75,7 +79,7 @@ def _ref(result: Object) -> str:
 def get(client: Client, kind: Kind, name: str | None, namespace: str | None, all_namespaces: bool, output: str) -> None:
     """List resources, or show one. Without -n: those of every namespace."""
     if name is not None:
-        found = [client.get(kind.path(namespace or "default", name))]
+        found = [find(client, kind, name, namespace)]
     else:
         where = None if all_namespaces or not kind.namespaced else namespace
         found = client.get(f"/v1/{kind.plural}", namespace=where)["items"]
@@ -90,6 +94,32 @@ def get(client: Client, kind: Kind, name: str | None, namespace: str | None, all
         _table(kind, found, wide=output == "wide")
     else:
         click.echo(f"no {kind.plural}" + (f" in namespace {namespace}" if namespace else ""), err=True)
+
+
+def find(client: Client, kind: Kind, name: str, namespace: str | None) -> Object:
+    """One resource, by ``name`` or ``namespace/name``; without a namespace that of ``default``, else the only one."""
+    namespace, name = split(kind, name, namespace)
+    try:
+        found: Object = client.get(kind.path(namespace or "default", name))
+        return found
+    except ControlError as error:
+        if error.status != NOT_FOUND or namespace is not None or not kind.namespaced:
+            raise
+        items: list[Object] = client.get(f"/v1/{kind.plural}")["items"]
+        others = [item for item in items if item["metadata"]["name"] == name]
+        if not others:
+            raise
+    if len(others) > 1:
+        where = ", ".join(item["metadata"]["namespace"] for item in others[:MAX_NAMED])
+        raise ControlError(f"{kind.name} {name} is in several namespaces ({where}); choose one with -n")
+    return others[0]
+
+
+def split(kind: Kind, name: str, namespace: str | None) -> tuple[str | None, str]:
+    """(namespace, name) of ``shop/web``, which is how this tool prints them."""
+    if kind.namespaced and namespace is None and "/" in name:
+        namespace, _, name = name.partition("/")
+    return namespace, name
 
 
 def _table(kind: Kind, items: list[Object], *, wide: bool) -> None:
@@ -126,7 +156,10 @@ def delete(
     files: tuple[str, ...],
     ignore_missing: bool,
 ) -> None:
-    """Delete one resource, or what the files name: all of it, or nothing."""
+    """Delete one resource, or all that the files name.
+
+    Of several either all are deleted, or none.
+    """
     found: list[documents.Document] = []
     if files:
         if kind is not None:
@@ -136,6 +169,7 @@ def delete(
     elif kind is None or name is None:
         raise click.UsageError("give KIND and NAME, or -f FILE")
     else:
+        namespace, name = split(kind, name, namespace)
         where = {"namespace": namespace} if namespace and kind.namespaced else {}
         objects = [{"kind": kind.name, "name": name, **where}]
     try:
@@ -156,47 +190,3 @@ def _reference(document: documents.Document) -> Object:
     if metadata.get("namespace") is not None:
         reference["namespace"] = metadata["namespace"]
     return reference
-
-
-@click.command()
-@click.argument("kind", type=KIND)
-@click.argument("name")
-@namespace_option
-@click.pass_obj
-def describe(client: Client, kind: Kind, name: str, namespace: str | None) -> None:
-    """Everything about one resource, and what it works together with."""
-    item = client.get(kind.path(namespace or "default", name))
-    tables.write_yaml([item])
-    related = _related(client, kind, item)
-    for title, lines in related:
-        click.echo(f"\n{title}:")
-        for line in lines or ["(none)"]:
-            click.echo(f"  {line}")
-
-
-def _related(client: Client, kind: Kind, item: Object) -> list[tuple[str, list[str]]]:
-    metadata = item["metadata"]
-    namespace = metadata.get("namespace")
-    if kind.name == "Node":
-        placed = [w for w in client.get("/v1/workloads")["items"] if w["spec"]["node"] == metadata["name"]]
-        return [("workloads on it", [_place(w) for w in placed])]
-    if kind.name == "Workload":
-        services = client.get("/v1/services", namespace=namespace)["items"]
-        labels = metadata.get("labels") or {}
-        return [("services that select it", [_place(s) for s in services if _selects(s["spec"]["selector"], labels)])]
-    selector = item["spec"].get("selector") or {}
-    wanted = selector if kind.name == "Service" else selector.get("matchLabels") or {}
-    everywhere = kind.name != "Service" and namespace == "nodemesh-system"
-    workloads = client.get("/v1/workloads", namespace=None if everywhere else namespace)["items"]
-    chosen = [_place(w) for w in workloads if _selects(wanted, w["metadata"].get("labels") or {})]
-    return [("workloads that it selects", chosen)]
-
-
-def _selects(wanted: dict[str, str], labels: dict[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in wanted.items())
-
-
-def _place(item: Object) -> str:
-    metadata = item["metadata"]
-    node = item["spec"].get("node")
-    return f"{metadata['namespace']}/{metadata['name']}" + (f" on {node}" if node else "")

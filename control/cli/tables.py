@@ -25,6 +25,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | No
         console.print(Text(line, style="bold" if number == 0 else ""))
 
 
+def write(value: Any, output: str) -> None:
+    """For programs: ``json`` or ``yaml``."""
+    if output == "json":
+        write_json(value)
+    else:
+        write_yaml([value])
+
+
 def write_json(value: Any) -> None:
     """Indented, keys as they came."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -24,6 +24,7 @@ MIN_TTL = 1.0
 MAX_TTL = 30 * 24 * 3600.0
 MAX_TOKENS = 10_000
 MAX_TOKEN_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 63
 
 _UNKNOWN = (
     "the join token is not known (never made, revoked, or expired and forgotten); make another: meshctl token create"
@@ -76,8 +77,9 @@ class Tokens:
         with contextlib.suppress(Conflict):
             self._store.delete(item.key, expect=item.mod_revision)
 
-    def redeem(self, text: str) -> str:
-        """The node that the token admits; from now on it is used. TokenRefused says why not."""
+    def redeem(self, text: str, node: str = "") -> str:
+        """The node that the token admits; from now on it is used. TokenRefused says why not; a token that is not
+        ``node``'s (if that is given) stays unused."""
         parts = text.split(".")
         if len(text) > MAX_TOKEN_CHARACTERS or len(parts) != 4 or parts[0] != TOKEN_PREFIX:
             raise TokenRefused(f"this is not a join token ({TOKEN_PREFIX}.<id>.<secret>.<fingerprint>)")
@@ -88,10 +90,15 @@ class Tokens:
         if not hmac.compare_digest(expected, _hash(parts[2])):
             raise TokenRefused(_UNKNOWN)
         if token.used is not None:
-            raise TokenRefused("the join token was already used; each is good once: meshctl token create")
+            raise _already_used(token)
         now = self._clock()
         if now >= token.expires:
-            raise TokenRefused("the join token has expired; make another: meshctl token create")
+            raise TokenRefused(f"the join token has expired; make another: meshctl token create --node {token.node}")
+        if node not in ("", token.node):
+            raise TokenRefused(
+                f"the join token is for node {token.node!r}, this node calls itself {node[:MAX_NAME_CHARACTERS]!r}; "
+                "set the node's name right, or make a token for that name. The token was not spent"
+            )
         return self._mark_used(item, token, expected, now)
 
     def _mark_used(self, item: KeyValue, token: Token, hashed: str, now: float) -> str:
@@ -99,13 +106,19 @@ class Tokens:
         try:
             self._store.put(item.key, _write(used, hashed), expect=item.mod_revision, lease=item.lease)
         except Conflict:
-            raise TokenRefused("the join token was already used; each is good once: meshctl token create") from None
+            raise _already_used(token) from None
         return token.node
 
     def _item(self, identifier: str) -> KeyValue | None:
         if not identifier.isascii() or not identifier.isalnum():
             return None
         return self._store.get(PREFIX + identifier)
+
+
+def _already_used(token: Token) -> TokenRefused:
+    return TokenRefused(
+        f"the join token was already used; each is good once, make another: meshctl token create --node {token.node}"
+    )
 
 
 def _hash(secret: str) -> str:

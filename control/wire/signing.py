@@ -29,10 +29,12 @@ class TrustBundleAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRequest:
-    """A node presents its token, once, and a PKCS#10 request (PEM) whose subject does not matter."""
+    """A node presents its token, once, and a PKCS#10 request (PEM) whose subject does not matter. With the name that
+    it has by its own configuration, a token of another node is refused before it is spent."""
 
     token: str
     csr: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,14 @@ def own_cgroup(membership: str) -> str:
     return "/"
 
 
+def own_cgroup_ids() -> frozenset[int]:
+    """The ids of this process's cgroup and of all above it, up to the mount: enrolling any of them captures it."""
+    mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
+    own = mount / own_cgroup(Path("/proc/self/cgroup").read_text()).lstrip("/")
+    above = (path for path in (own, *own.parents) if path.is_relative_to(mount))
+    return frozenset(found for path in above if (found := cgroup_id(path)) is not None)
+
+
 class CgroupTree:
     """The part of the cgroup tree that an agent looks after: everything below ``root``."""
 

@@ -104,10 +104,11 @@ async def join(url: str, token: str, node: str, make_transport: Callable[..., Tr
     request = new_request(node_id(bundle.trust_domain, node))
     transport = make_transport(url, control_context([root], expected))
     try:
-        answer = await transport.post(JOIN_PATH, JoinRequest(token=token, csr=request.csr_pem), NodeCertificate)
+        body = JoinRequest(token=token, csr=request.csr_pem, node=node)
+        answer = await transport.post(JOIN_PATH, body, NodeCertificate)
     except ControlError as error:
         if error.refused:
-            raise JoinError(f"{error}; make a new token with 'meshctl token create --node {node}'") from error
+            raise JoinError(str(error)) from error
         raise
     finally:
         await transport.aclose()

@@ -105,9 +105,9 @@ def _refusal(status: int, content: bytes) -> ControlError:
     """What an RFC 9457 problem says; or the beginning of whatever was sent instead."""
     try:
         problem = json.loads(content)
-        parts = [str(problem[key]) for key in ("title", "detail") if problem.get(key)]
-        parts += [f"{item['field']}: {item['message']}" for item in problem.get("errors", ())]
-        text = "; ".join(parts)
+        text = str(problem.get("detail") or problem.get("title") or "")
+        faults = [item for item in problem.get("errors", ()) if item["message"] not in text]
+        text = "; ".join([text, *(f"{item['field']}: {item['message']}" for item in faults)])
     except (ValueError, KeyError, TypeError, AttributeError):
         text = content.decode("utf-8", "replace")
     return ControlError(f"control refused ({status}): {text[:MAX_DETAIL_CHARACTERS] or 'no reason given'}", status)

@@ -59,6 +59,8 @@ class Features:
         """FeatureMissingError that names every kernel option to switch on, or the privilege that the probes lacked."""
         absent = [f"{f.name} (kernel option {f.option})" for f in self.missing() if f.support is Support.NO]
         failed = [f"{f.name} ({f.detail})" for f in self.missing() if f.support is Support.UNKNOWN]
+        if len(failed) == len(self.features):  # one cause, not many
+            failed = [f"bpf(2) is refused ({self.features[0].detail})"]
         if absent:
             raise FeatureMissingError("this kernel cannot capture connections; it lacks " + ", ".join(absent))
         if failed:

@@ -53,6 +53,13 @@ def test_a_bad_request_costs_no_token(desk: Desk, token: str) -> None:
     assert desk.anonymous().post("/v1/join", json={"token": token, "csr": make_csr()[1]}).status_code == 200
 
 
+def test_a_node_that_has_another_name_keeps_its_token(desk: Desk, token: str) -> None:
+    body = {"token": token, "csr": make_csr()[1]}
+    refused = desk.anonymous().post("/v1/join", json={**body, "node": "node-b"})
+    assert (refused.status_code, "'node-b'" in refused.json()["detail"]) == (403, True)
+    assert desk.anonymous().post("/v1/join", json={**body, "node": "node-a"}).status_code == 200
+
+
 def test_failures_from_one_address_must_wait(desk: Desk, token: str) -> None:
     bad = {"token": "nm1.aa.bb.cc", "csr": make_csr()[1]}
     assert [desk.anonymous().post("/v1/join", json=bad).status_code for _ in range(BURST)] == [403] * BURST

@@ -12,7 +12,7 @@ from control.api import transport
 from control.api.transport import BodyLimit
 
 
-def run(limit: int, seconds: float, messages: list[Any]) -> list[bytes]:
+def run(limit: int, seconds: float, messages: list[Any], extensions: dict[str, Any] | None = None) -> list[bytes]:
     """What an app behind the limit receives; None never arrives."""
     received: list[bytes] = []
 
@@ -31,7 +31,8 @@ def run(limit: int, seconds: float, messages: list[Any]) -> list[bytes]:
             await asyncio.Event().wait()
         return message
 
-    asyncio.run(BodyLimit(app, limit, seconds)({"type": "http"}, receive, None))  # type: ignore[arg-type]
+    scope = {"type": "http", "extensions": extensions or {}}
+    asyncio.run(BodyLimit(app, limit, seconds)(scope, receive, None))  # type: ignore[arg-type]
     return received
 
 
@@ -48,6 +49,15 @@ def test_one_byte_more_is_too_long_however_it_is_cut() -> None:
         with pytest.raises(HTTPException) as error:
             run(4, 60, parts)
         assert error.value.status_code == 413
+
+
+def test_a_caller_without_a_certificate_may_send_little() -> None:
+    sent = b"x" * (transport.MAX_ANONYMOUS_BODY_BYTES + 1)
+    with pytest.raises(HTTPException) as error:
+        run(len(sent), 60, [part(sent, False)])
+    assert error.value.status_code == 413
+    known = {transport.PEER_KEY: {"certificate": b"der"}}
+    assert run(len(sent), 60, [part(sent, False)], known) == [sent]
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:

@@ -117,12 +117,44 @@ def test_nothing_there_is_said_aside(run: Run, mesh: Path) -> None:
 
 def test_describe_tells_what_belongs_together(run: Run, mesh: Path) -> None:
     for kind, name, words in (
+        ("node", "node-a", "agent:\n  node-a: never seen since control started"),
         ("node", "node-a", "workloads on it:\n  shop/web-0 on node-a"),
         ("workload", "web-0", "services that select it:\n  shop/web"),
+        ("workload", "web-0", "identity:\n  spiffe://mesh.internal/ns/shop/sa/web"),
+        ("workload", "web-0", "policies that select it:\n  shop/deny (ALLOW)"),
+        ("workload", "web-0", "peer authentications that select it:\n  shop/default (STRICT)"),
         ("service", "web", "workloads that it selects:\n  shop/web-0 on node-a"),
         ("ap", "deny", "workloads that it selects:\n  shop/web-0 on node-a"),
     ):
         assert words in run("describe", kind, name, "-n", "shop")[1]
+
+
+def test_describe_shows_policies_for_the_whole_mesh_and_none_of_other_namespaces(
+    run: Run, mesh: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more.yaml"
+    more.write_text(
+        yaml.safe_dump_all([policy("all", "nodemesh-system", action="DENY", rules=[{}]), policy("other", "pay")])
+    )
+    assert run("apply", "-f", str(more))[0] == 0
+    out = run("describe", "workload", "web-0")[1]
+    assert "policies that select it:\n  nodemesh-system/all (DENY)\n  shop/deny (ALLOW)\n" in out
+    assert run("delete", "-f", str(more))[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["get", "describe"])
+def test_a_name_is_found_in_its_namespace(run: Run, mesh: Path, tmp_path: Path, verb: str) -> None:
+    assert run(verb, "workload", "web-0")[0] == 0, "only shop has one"
+    assert run(verb, "workload", "shop/web-0")[0] == 0, "as apply prints it"
+    assert run(verb, "workload", "pay/web-0")[2] == "meshctl: Workload pay/web-0: not found\n"
+    assert run(verb, "workload", "nobody")[2] == "meshctl: Workload default/nobody: not found\n"
+    second = tmp_path / "second.yaml"
+    second.write_text(yaml.safe_dump(workload("web-0", namespace="pay", selectors={"cgroupPath": "/pay/web-0"})))
+    assert run("apply", "-f", str(second))[0] == 0
+    code, _, err = run(verb, "workload", "web-0")
+    assert (code, err) == (1, "meshctl: Workload web-0 is in several namespaces (pay, shop); choose one with -n\n")
+    assert run("delete", "workload", "web-0")[0] == 1, "what is deleted is named whole"
+    assert run("delete", "workload", "pay/web-0")[1] == "Workload pay/web-0 deleted\n"
 
 
 def test_delete_one_or_what_a_file_names(run: Run, mesh: Path) -> None:
@@ -141,6 +173,9 @@ def test_tokens(run: Run, mesh: Path) -> None:
     assert code == 0 and out.startswith("nm1.") and out.count("\n") == 1
     listed = run("token", "list")[1]
     assert identifier in listed and "unused" in listed and out.split(".")[2] not in listed
+    for output, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+        assert identifier in [item["id"] for item in read(run("token", "list", "-o", output)[1])]
+        assert read(run("token", "create", "--node", "node-a", "-o", output)[1])["token"].startswith("nm1.")
     assert run("token", "revoke", identifier)[1] == f"token {identifier} revoked\n"
     assert run("token", "create", "--node", "none")[2].startswith("meshctl: Node none")
     assert run("token", "create", "--node", "node-a", "--ttl", "soon")[0] == 2
@@ -153,7 +188,8 @@ def test_status(run: Run, mesh: Path) -> None:
         ["NODE", "AGENT", "LAST", "SENT", "REVISION", "BEHIND"],
         ["node-a", "never", "seen", "-", "-", "-"],
     ]
-    assert json.loads(run("status", "-o", "json")[1])["control"]["cluster"] == "nodemesh"
+    for output, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+        assert read(run("status", "-o", output)[1])["control"]["cluster"] == "nodemesh"
 
 
 def test_errors_are_single_lines(run: Run, tmp_path: Path) -> None:

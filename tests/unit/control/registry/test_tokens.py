@@ -118,3 +118,10 @@ def test_revoking(desk: Desk) -> None:
     for identifier in ("nope", "", "a/b", "é"):
         with pytest.raises(Missing):
             desk.tokens.revoke(identifier)
+
+
+def test_a_token_of_another_node_is_refused_and_not_spent(desk: Desk) -> None:
+    text = desk.make()
+    with pytest.raises(TokenRefused, match=r"for node 'node-a', this node calls itself 'node-b'.*not spent"):
+        desk.tokens.redeem(text, "node-b")
+    assert desk.tokens.redeem(text, "node-a") == "node-a"

@@ -41,14 +41,19 @@ def line(batch: Batch) -> bytes:
     return json.dumps(encode(batch)).encode() + b"\n"
 
 
-def follow(transport: FakeTransport, sink: Callable[[Batch], None], connections: int) -> Follower:
+def follow(
+    transport: FakeTransport,
+    sink: Callable[[Batch], None],
+    connections: int,
+    missing: Callable[[], tuple[str, ...]] = tuple,
+) -> Follower:
     """Run until ``connections`` streams were opened."""
 
     async def run() -> Follower:
         async def give() -> Transport:
             return cast(Transport, transport)
 
-        follower = Follower(Session(lambda: 1.0), give, sink)
+        follower = Follower(Session(lambda: 1.0), give, sink, missing)
         task = asyncio.ensure_future(follower.run())
         while len(transport.positions) < connections:
             follower.hurry()  # no test waits for a backoff
@@ -85,6 +90,13 @@ def test_a_batch_that_cannot_be_applied_asks_for_a_snapshot() -> None:
     transport = FakeTransport([line(snapshot(revision=1)), line(delta(revision=2))])
     follow(transport, sink, 2)
     assert transport.positions == [None, None]
+
+
+def test_a_state_with_a_hole_is_replaced_by_a_snapshot_without_waiting_for_a_change() -> None:
+    taken: list[Batch] = []
+    transport = FakeTransport([line(snapshot(revision=1)), line(delta(revision=2))], [line(snapshot(revision=2))])
+    follow(transport, taken.append, 3, lambda: ("policy shop/p",) if taken[-1].revision == 2 else ())
+    assert transport.positions == [None, None, Position("history-1", 2)], "once, and then not again at once"
 
 
 def test_connected_is_told_only_once_something_was_delivered() -> None:

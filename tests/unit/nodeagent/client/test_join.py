@@ -63,7 +63,10 @@ def test_a_token_makes_a_member() -> None:
     credential = attempt(fake, token(root))
     assert (credential.node, credential.trust_domain, credential.roots) == ("node-a", "mesh.internal", (root.pem,))
     assert credential.validity()[1] > pki.now()
-    assert fake.requests[1] == (JOIN_PATH, {"token": token(root), "csr": fake.requests[1][1]["csr"]})
+    assert fake.requests[1] == (
+        JOIN_PATH,
+        {"token": token(root), "csr": fake.requests[1][1]["csr"], "node": "node-a"},
+    )
 
 
 def test_an_impostor_with_the_real_bundle_never_sees_the_token() -> None:
@@ -94,8 +97,8 @@ def test_somebody_else_of_the_mesh_is_not_control(identity: str) -> None:
 def test_a_token_that_was_used_is_explained() -> None:
     root = pki.make_root()
     fake = control_of(root)
-    fake.answers[JOIN_PATH] = lambda _: (403, {"title": "Forbidden", "detail": "the token was used already"})
-    with pytest.raises(JoinError, match=r"used already.*meshctl token create --node node-a"):
+    fake.answers[JOIN_PATH] = lambda _: (403, {"title": "Forbidden", "detail": "used already: make another"})
+    with pytest.raises(JoinError, match=r"^control refused \(403\): used already: make another$"):
         attempt(fake, token(root))
 
 

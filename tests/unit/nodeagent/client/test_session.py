@@ -187,3 +187,31 @@ def test_half_a_line_does_not_survive_its_connection() -> None:
 @pytest.mark.parametrize("phase", list(Phase))
 def test_every_phase_can_be_left(phase: Phase) -> None:
     assert any(source is phase for source, _ in module.TRANSITIONS)
+
+
+def test_a_state_with_holes_asks_for_a_snapshot_again_and_again_but_ever_less_often() -> None:
+    session = streaming()
+    asked: list[int] = []
+    for now in range(4000):
+        apply(session, line(snapshot(revision=7)), now)
+        try:
+            session.verify(["policy shop/p"], now)
+        except SessionError as error:
+            asked.append(now)
+            assert "policy shop/p" in str(error)
+            assert session.position is None
+            session.lost(str(error), now)
+            session.hurry()
+            session.action(now)
+            session.opened(now)
+    assert asked == [0, 30, 90, 210, 450, 930, 1830, 2730, 3630]
+
+
+def test_once_all_is_there_the_next_hole_is_closed_at_once() -> None:
+    session = streaming()
+    with pytest.raises(SessionError):
+        session.verify(["policy shop/p"], 0.0)
+    session.verify(["policy shop/p"], 1.0)
+    session.verify((), 2.0)
+    with pytest.raises(SessionError):
+        session.verify(["policy shop/q"], 3.0)
