@@ -41,6 +41,8 @@ class Start:
     """``stdout``, ``off`` or a path."""
     log_level: str = "info"
     cluster: str = ""
+    splice: bool = False
+    """Whether same-node flows may be handed to the kernel; the manager has tested that it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""``nodeagent``: verbs that act on this host (run, load, unload), nouns that ask the running agent (status, flows,
-workloads)."""
+"""``nodeagent``: verbs that act on this host (run, load, unload, wait), nouns that ask the running agent (status,
+flows, workloads)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import logging
 import os
 import platform
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +20,7 @@ import click
 import uvloop
 
 from nodeagent.admin.server import AdminError
-from nodeagent.capture.cgroups import CgroupError
+from nodeagent.capture.cgroups import CgroupError, own_cgroup_ids
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.controller import unload as unload_capture
 from nodeagent.client.join import JoinError
@@ -30,6 +32,8 @@ from nodeagent.show import FORMATS, flows_text, show, status_text, workloads_tex
 
 ANSWER_SECONDS = 10.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
+WAIT_SECONDS = 30.0
+WAIT_STEP_SECONDS = 0.1
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.error", "asyncio")
 """Libraries whose INFO is noise to operators."""
@@ -59,7 +63,7 @@ def settings(file: Path | None) -> Config:
         fail(str(error))
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The agent of one node of the mesh."""
 
@@ -96,7 +100,10 @@ async def _run(config: Config) -> None:
 @main.command("load")
 @config_option
 def load_programs(file: Path | None) -> None:
-    """Load and attach the BPF programs without running the agent: before anything else starts, say."""
+    """Load and attach the BPF programs, run nothing.
+
+    It shows whether this kernel can do what is needed. No workload is captured until an agent runs.
+    """
     try:
         capture = Capture.open(capture_settings(settings(file)))
     except (LoaderError, CgroupError) as error:
@@ -108,7 +115,10 @@ def load_programs(file: Path | None) -> None:
 @main.command()
 @config_option
 def unload(file: Path | None) -> None:
-    """Detach and remove everything that agents of this instance ever pinned."""
+    """Remove all BPF programs, links and maps.
+
+    Everything that agents of this instance ever pinned. Connections of workloads are not captured any more.
+    """
     try:
         removed = unload_capture(capture_settings(settings(file)))
     except (LoaderError, OSError) as error:
@@ -124,7 +134,7 @@ def unload(file: Path | None) -> None:
 @output_option
 def status(file: Path | None, output: str) -> None:
     """How the agent of this node is."""
-    click.echo(show(ask(settings(file), "status"), output, status_text))
+    _print(settings(file), "status", output, status_text)
 
 
 @main.command()
@@ -132,7 +142,7 @@ def status(file: Path | None, output: str) -> None:
 @output_option
 def flows(file: Path | None, output: str) -> None:
     """Live connections and tunnels."""
-    click.echo(show(ask(settings(file), "flows"), output, flows_text))
+    _print(settings(file), "flows", output, flows_text)
 
 
 @main.command()
@@ -140,7 +150,62 @@ def flows(file: Path | None, output: str) -> None:
 @output_option
 def workloads(file: Path | None, output: str) -> None:
     """Workloads placed on this node, and the cgroups found for them."""
-    click.echo(show(ask(settings(file), "workloads"), output, workloads_text))
+    _print(settings(file), "workloads", output, workloads_text)
+
+
+@main.command()
+@config_option
+@click.option("--timeout", default=WAIT_SECONDS, show_default=True, help="Seconds; then exit status 1.")
+def wait(file: Path | None, timeout: float) -> None:
+    """Wait until the calling process is captured.
+
+    In the unit of a workload, 'ExecStartPre=+nodeagent wait' holds the program back until the agent knows its cgroup:
+    what a workload connects to in its first moments cannot get around the mesh then.
+    """
+    config = settings(file)
+    try:
+        own = own_cgroup_ids()
+    except (CgroupError, OSError) as error:
+        fail(str(error))
+    deadline = time.monotonic() + timeout
+    while True:
+        trouble = _not_captured(config, own)
+        if not trouble:
+            return
+        if time.monotonic() >= deadline:
+            fail(f"not captured after {timeout:g} s: {trouble}")
+        time.sleep(WAIT_STEP_SECONDS)
+
+
+def _not_captured(config: Config, own: frozenset[int]) -> str:
+    """Why this process is not captured (yet); nothing if it is."""
+    try:
+        found = _fetch(f"127.0.0.1:{config.ports.admin}", "workloads")
+    except (OSError, ValueError) as error:
+        return f"no agent answers on 127.0.0.1:{config.ports.admin} ({getattr(error, 'reason', error)})"
+    enrolled = {cgroup for workload in found for cgroup in workload["cgroups"]}
+    return "" if own & enrolled else "no workload of this node selects the cgroup of this process"
+
+
+@main.command()
+@config_option
+@click.argument("switch", type=click.Choice(["on", "off"]))
+def splice(file: Path | None, switch: str) -> None:
+    """Switch the kernel splice of this node on or off.
+
+    Off: every live flow goes back to the relay within a second, none breaks. It stays off, over restarts too, until it
+    is switched on. What the self-test or the configuration forbids stays off.
+    """
+    config = settings(file)
+    try:
+        if switch == "on":
+            config.kill_switch.unlink(missing_ok=True)
+        else:
+            config.run_dir.mkdir(parents=True, exist_ok=True)
+            config.kill_switch.touch()
+    except OSError as error:
+        fail(f"{config.kill_switch}: {error.strerror}; are you root?")
+    click.echo(f"splice {switch}; 'nodeagent status' shows what is in force")
 
 
 @main.command()
@@ -149,13 +214,20 @@ def version() -> None:
     click.echo(distribution_version("nodemesh"))
 
 
+def _print(config: Config, document: str, output: str, as_text: Callable[[Any], str]) -> None:
+    answer = ask(config, document)
+    try:
+        text = show(answer, output, as_text)
+    except (KeyError, TypeError, AttributeError, ValueError):  # after an upgrade: the file is new, the process is old
+        fail("the agent that answers is of another version than this command; restart it, or look at '-o json'")
+    click.echo(text)
+
+
 def ask(config: Config, document: str) -> Any:
     """A document of the running agent; a clear message and exit status 1 if none answers."""
     address = f"127.0.0.1:{config.ports.admin}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{address}/debug/{document}", timeout=ANSWER_SECONDS) as response:
-            return json.loads(response.read(MAX_ANSWER_BYTES))
+        return _fetch(address, document)
     except urllib.error.HTTPError as error:
         error.close()
         fail(f"what listens on {address} is no agent of this version (HTTP {error.code}); see 'ports.admin'")
@@ -164,3 +236,10 @@ def ask(config: Config, document: str) -> Any:
             f"no agent answers on {address} ({getattr(error, 'reason', error)}); is it running? Start it with "
             "'nodeagent run' or 'systemctl start nodeagent'; its port is the setting ports.admin (NODEMESH_PORTS_ADMIN)"
         )
+
+
+def _fetch(address: str, document: str) -> Any:
+    """OSError (HTTPError among them) or ValueError if nobody answers, or not with a document."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{address}/debug/{document}", timeout=ANSWER_SECONDS) as response:
+        return json.loads(response.read(MAX_ANSWER_BYTES))

@@ -58,6 +58,7 @@ class Config:
     """Where to read the token from when joining; it may appear later."""
     state_dir: Path = Path("/var/lib/nodemesh")
     run_dir: Path = Path("/run/nodemesh")
+    """Where switches for a running agent are (``nodeagent splice off``)."""
     cgroup_root: Path | None = None
     """Directory of the cgroup v2 tree below which workloads are; None: the mount point."""
     bpffs: Path = Path("/sys/fs/bpf")
@@ -77,8 +78,15 @@ class Config:
     """Name of the cluster, for metrics and logs."""
     capture: bool = True
     """Whether to capture connections of this node's workloads; false: only tunnels of other nodes are served."""
+    splice: bool = True
+    """Whether flows between workloads of this node may be joined in the kernel, where it has shown that it can."""
     notes: tuple[str, ...] = ()
     """What is odd without being wrong, such as NODEMESH_ variables that mean nothing; to be logged."""
+
+    @property
+    def kill_switch(self) -> Path:
+        """The file that keeps every byte of this node's flows out of the splice while it exists."""
+        return self.run_dir / f"{self.instance}.splice-off"
 
 
 class _BadValueError(Exception):
@@ -100,6 +108,8 @@ def _name(value: Any) -> str:
 
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
+    if not text:  # as if it were not set
+        return text
     try:
         parts = urlsplit(text)
         valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and not parts.path
@@ -153,8 +163,8 @@ def _access_log(value: Any) -> str:
 
 
 def _switch(value: Any) -> bool:
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    if isinstance(value, str) and value.lower() in ("true", "on", "false", "off"):
+        return value.lower() in ("true", "on")
     if not isinstance(value, bool):
         raise _BadValueError(f"{value!r} is neither true nor false")
     return value
@@ -185,6 +195,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "drain_seconds": _number(0, MAX_DRAIN_SECONDS, float),
     "cluster": _text,
     "capture": _switch,
+    "splice": _switch,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
 }
 

@@ -35,6 +35,7 @@ from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.packing import Packing
+from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.state.targets import Applied
@@ -75,6 +76,9 @@ class Agent:
             self._directory = StateDirectory(config.state_dir)
             undo.callback(self._directory.close)
             self._capture = None if open_capture is None else open_capture(capture_settings(config))
+            if self._capture is not None:
+                undo.callback(self._capture.close)
+            self._splice = self._open_splice()
             undo.pop_all()
         self._discovery = Discovery(self._directory, self._on_applied)
         self._hub = Hub(
@@ -91,10 +95,15 @@ class Agent:
         self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
         self._enroller = self._make_enroller()
         self._session = Session(random.random)
-        self._follower = Follower(
-            self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
-        )
+        self._follower = Follower(self._session, self._membership.transport, self._discovery.take, self._missing)
         self._register_checks()
+
+    def _open_splice(self) -> NodeSplice:
+        if self._capture is None:
+            return NodeSplice.off("nothing is captured on this node")
+        if not self._config.splice:
+            return NodeSplice.off("switched off in the configuration (splice: false)")
+        return NodeSplice.open(self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch)
 
     def _make_enroller(self) -> Enroller | None:
         if self._capture is None:
@@ -113,6 +122,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        config = self._config
+        logger.info(
+            "node %s: %d workers, control %s, %s",
+            config.node, self._workers, config.control or "(none)",
+            f"programs pinned in {self._capture.pin_dir}" if self._capture is not None else "no capture",
+        )  # fmt: skip
         try:
             self._restore()
         except BaseException:
@@ -155,6 +170,7 @@ class Agent:
             access_log=config.access_log,
             log_level=config.log_level,
             cluster=config.cluster,
+            splice=self._splice.possible,
         )
 
     def _restore(self) -> None:
@@ -167,6 +183,7 @@ class Agent:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "svids": self._keeper.run,
             "save": self._discovery.keep_saved,
+            "splice": self._splice.run,
         }
         if self._config.control:
             tasks |= {"membership": self._membership.run, "watch": self._follower.run}
@@ -198,6 +215,7 @@ class Agent:
         self._supervisor.stop()
 
     def _close(self) -> None:
+        self._splice.close()
         if self._capture is not None:
             self._capture.close()
         self._directory.close()
@@ -217,6 +235,7 @@ class Agent:
             self._membership.trust(bundle.certificates)
 
     def _on_workers(self) -> None:
+        self._splice.workers(link.pid for link in self._hub.links if link.pid)
         if self._enroller is not None:
             self._enroller.wake()
 
@@ -226,13 +245,17 @@ class Agent:
 
     def _register_checks(self) -> None:
         self.lifecycle.blocks("state", lambda: "" if self._discovery.state.ready else self._no_state())
-        self.lifecycle.blocks("workers", lambda: "" if self._hub.serving else "no worker process serves yet")
+        self.lifecycle.blocks("workers", lambda: "" if self._hub.serving else self._no_worker())
         self.lifecycle.warns("control", self._control_trouble)
         self.lifecycle.warns("workers", self._worker_trouble)
         self.lifecycle.warns("identities", self._identity_trouble)
         self.lifecycle.warns("disk", lambda: self._discovery.save_error)
         self.lifecycle.warns("capture", lambda: "; ".join(self._enroller.problems) if self._enroller else "")
         self.lifecycle.warns("state", self._state_trouble)
+
+    def _no_worker(self) -> str:
+        last = self._supervisor.last_end
+        return f"no worker process serves; the last one {last}, see the log" if last else "no worker process serves yet"
 
     def _no_state(self) -> str:
         why = self._control_trouble()
@@ -244,6 +267,9 @@ class Agent:
         if self._follower.connected:
             return self._membership.error
         return self._membership.error or self._session.last_error or "not connected yet"
+
+    def _missing(self) -> tuple[str, ...]:
+        return self._discovery.missing
 
     def _state_trouble(self) -> str:
         troubles = list(self._discovery.rejected[:3])
@@ -261,7 +287,7 @@ class Agent:
 
     def _documents(self) -> Mapping[str, Callable[[], Awaitable[Any]]]:
         return {
-            "status": _later(self._status),
+            "status": self._status,
             "config": _later(lambda: facts.config_document(self._config)),
             "state": _later(lambda: facts.state_document(self._discovery.state, self._discovery.rejected)),
             "statistics": _later(self._statistics),
@@ -271,7 +297,8 @@ class Agent:
             "capture": _later(self._capture_document),
         }
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
+        await self._hub.collect()
         connected = self._follower.connected
         return {
             "node": self._config.node,
@@ -288,7 +315,8 @@ class Agent:
             "workers": facts.workers_document(self._hub, self._workers, self._supervisor.restarts),
             "certificates": facts.certificates_document(self._membership, self._keeper),
             "capture": self._capture_document(),
-            "splice": facts.SPLICE,
+            "splice": self._splice.document(),
+            "errors": facts.errors_document(self._aggregate.samples()),
         }
 
     def _statistics(self) -> dict[str, Any]:
@@ -322,6 +350,7 @@ class Agent:
             }
         )
         samples += facts.svid_samples(self._keeper) + facts.membership_samples(self._membership)
+        samples += self._splice.samples()
         if self._capture is not None:
             samples += facts.counter_samples(self._capture.counters())
         return samples

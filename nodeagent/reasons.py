@@ -44,7 +44,7 @@ class Reason(Enum):
         "policy-denied",
         Fault.OPERATOR,
         "DENY",
-        "an AuthorizationPolicy refuses this source; 'meshctl get authorizationpolicies'",
+        "an AuthorizationPolicy refuses this source; see 'meshctl describe workload' of the destination",
     )
     POLICY_MISSING = Explanation(
         "policy-missing",
@@ -140,6 +140,13 @@ class Reason(Enum):
         "overloaded", Fault.AGENT, "CONNECT", "a bound of the agent was reached; see 'nodeagent status'"
     )
     AGENT_SHUTDOWN = Explanation("agent-shutdown", Fault.AGENT, "-", "the agent was stopped and its drain time is over")
+    SPLICE_STUCK = Explanation(
+        "splice-stuck",
+        Fault.AGENT,
+        "-",
+        "a program of this flow reads in a way that the kernel splice cannot serve; it was reset, and the workload's "
+        "further flows are relayed (to say so from the start: label nodemesh.io/splice=off)",
+    )
     INTERNAL_ERROR = Explanation(
         "internal-error", Fault.AGENT, "-", "a defect of the agent; please report it with the log line before this one"
     )

@@ -44,25 +44,33 @@ def workloads_text(document: Any) -> str:
     headings = ("NAMESPACE", "NAME", "IDENTITY", "SELECTOR", "CGROUPS", "PORTS", "POLICIES")
     if not document:
         return "no workload is placed on this node; see 'meshctl get workloads'"
-    return table(
-        headings,
+    rows = (
         (
-            (w["namespace"], w["name"], w["identity"], w["selector"], len(w["cgroups"]), w["ports"], len(w["policies"]))
-            for w in document
-        ),
-    )
+            w["namespace"], w["name"], w["identity"], w["selector"], len(w["cgroups"]), w["ports"],
+            [_name(uid) for uid in w["policies"]],
+        )
+        for w in document
+    )  # fmt: skip
+    absent = [
+        f"{w['namespace']}/{w['name']}: no cgroup {_cell(w['selector'])}; is it running, and the selector right?"
+        for w in document
+        if not w["cgroups"]
+    ]
+    return "\n\n".join([table(headings, rows), *(["\n".join(absent)] if absent else [])])
+
+
+FLOW_HEADINGS = ("SIDE", "SOURCE", "FROM", "DESTINATION", "TO", "SERVICE", "VIA", "SENT", "RECEIVED", "AGE")
+TUNNEL_HEADINGS = ("WORKER", "SIDE", "AS", "PEER", "REMOTE", "STREAMS", "STATE")
+_SIDES = {"source": "out", "destination": "in", "client": "out", "server": "in"}
 
 
 def flows_text(document: Any) -> str:
-    """``nodeagent flows``: connections, then tunnels, with the keys that the workers give."""
-    parts = []
-    for title in ("flows", "tunnels"):
-        rows = document[title]
-        if not rows:
-            parts.append(f"no {title}")
-            continue
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        parts.append(table([key.upper() for key in keys], ([row.get(key) for key in keys] for row in rows)))
+    """``nodeagent flows``: connections, then tunnels. The other output formats hold more of each."""
+    flows, tunnels = document["flows"], document["tunnels"]
+    parts = [
+        table(FLOW_HEADINGS, [_flow(row) for row in flows]) if flows else "no flows",
+        table(TUNNEL_HEADINGS, [_tunnel(row) for row in tunnels]) if tunnels else "no tunnels",
+    ]
     if document.get("truncated"):
         parts.append("(there are more than a worker tells at once)")
     if document.get("unanswered"):
@@ -70,10 +78,54 @@ def flows_text(document: Any) -> str:
     return "\n\n".join(parts)
 
 
+def _flow(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    side = "both" if row.get("path") != "tunnel" else _SIDES.get(row.get("reporter", ""))
+    via = row.get("tunnel") or row.get("path")
+    return (
+        side, _name(row.get("source")), row.get("source_address"), _name(row.get("destination")),
+        row.get("destination_address"), _name(row.get("service")),
+        via if row.get("established", True) else f"{via} (connecting)",
+        _size(row.get("bytes_sent")), _size(row.get("bytes_received")), _age(row.get("seconds")),
+    )  # fmt: skip
+
+
+def _tunnel(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    state = "draining" if row.get("draining") else "open" if row.get("peer") else "connecting"
+    return (
+        row.get("worker"), _SIDES.get(row.get("role", "")), row.get("identity"), row.get("peer"), row.get("remote"),
+        row.get("streams"), state,
+    )  # fmt: skip
+
+
+def _name(uid: str | None) -> str | None:
+    """``shop/web-0@1`` is ``shop/web-0`` to people; the number only tells a name's owners apart."""
+    return uid.partition("@")[0] if uid else None
+
+
+def _size(count: int | None) -> str | None:
+    if count is None:
+        return None
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _age(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:.1f}s"
+
+
 def status_text(status: Any) -> str:
     """``nodeagent status``."""
     sections = [_overview(status), _workers(status["workers"]), _identities(status["certificates"])]
-    sections.append(_capture(status["capture"]))
+    sections += [_capture(status["capture"]), _errors(status.get("errors", ()))]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -88,11 +140,20 @@ def _overview(status: Mapping[str, Any]) -> str:
         f"node:     {status['node']} ({membership})",
         f"ready:    {'yes' if status['ready'] else 'no'}",
         f"control:  {control['url'] or '(none)'} {connection}; state of revision {control['revision']}",
-        f"splice:   {status['splice']}",
+        f"splice:   {_splice(status['splice'])}",
     ]
     lines += [f"blocked:  {name}: {_cell(why)}" for name, why in status["blockers"].items()]
     lines += [f"warning:  {name}: {_cell(what)}" for name, what in status["warnings"].items()]
     return "\n".join(lines)
+
+
+def _splice(splice: Mapping[str, Any]) -> str:
+    if not splice["on"]:
+        return f"off, same-node flows are relayed in userspace: {_cell(splice['why_not'])}"
+    test = splice["self_test"]
+    absent = [name for name, result in test["items"].items() if result != "pass"]
+    noted = f"; not as expected: {', '.join(absent)}" if absent else ""
+    return f"on, {splice['flows']} flows known; self-test of {len(test['items'])} items in {test['seconds']} s{noted}"
 
 
 def _workers(workers: Mapping[str, Any]) -> str:
@@ -123,3 +184,11 @@ def _capture(capture: Mapping[str, Any]) -> str:
     ]
     lines += [f"  {name}: {value}" for name, value in capture["counters"].items()]
     return "\n".join(lines)
+
+
+def _errors(errors: Sequence[Mapping[str, Any]]) -> str:
+    if not errors:
+        return "errors: none since the agent started"
+    title = "errors since the agent started (each is a line of the access log, with its details):"
+    rows = ((e["count"], e["reason"], e["fault"], e["hint"]) for e in errors)
+    return title + "\n" + table(("COUNT", "REASON", "FAULT", "HINT"), rows)

@@ -28,17 +28,21 @@ from nodeagent import channel
 from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
+from nodeagent.loader.errors import LoaderError
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.sockets import ListenError, listen, spread
+from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.relay.tracker import Tracker
+from nodeagent.splice.port import SplicePort
+from nodeagent.splice.splicer import Splicer
 from nodeagent.state.view import NodeState, OutOfOrderError
 from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics
@@ -199,7 +203,7 @@ class Worker(Protocol):
         tracker = Tracker(self.state, self.authorizer, self._metrics, self._log, time.time)
         self._services = services = Services(
             node=start.node, tasks=self.tasks, state=self.state, authorizer=self.authorizer, tracker=tracker,
-            certificates=self.certificates, budget=WindowBudget(),
+            certificates=self.certificates, budget=WindowBudget(), splicing=self._splicing(start),
         )  # fmt: skip
         captured: OriginalDestinations = FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
         self._outbound = outbound = Outbound(services, captured, self.enrolled, Balancer(self.random))
@@ -214,6 +218,15 @@ class Worker(Protocol):
         tracker.when_doubled = self._report_load
         self.loop.call_later(TICK_SECONDS, self._tick)
         self._send(channel.Ready(pid=os.getpid()))
+
+    def _splicing(self, start: channel.Start) -> Splicing | None:
+        if not start.splice or not start.pin_dir:
+            return None
+        try:
+            return Splicing(SplicePort(Splicer(Path(start.pin_dir))), self.loop)
+        except LoaderError as error:
+            _log.error("the splice cannot be used, same-node flows are relayed: %s", error)
+            return None
 
     async def _listen_captured(self, address: SocketAddress, outbound: Outbound) -> None:
         try:
@@ -296,6 +309,8 @@ class Worker(Protocol):
             self._metrics.gauge("nodemesh_live_flows", len(self._services.tracker))
             self._metrics.gauge("nodemesh_tunnels", len(self._outbound.pool), direction="outbound")
             self._metrics.gauge("nodemesh_tunnels", len(self._inbound.tunnels), direction="inbound")
+            if self._services.splicing is not None:
+                self._metrics.gauge("nodemesh_spliceable_flows", len(self._services.splicing))
         self._send(channel.Collected(number=number, samples=self._metrics.news()))
 
     def _list_flows(self, number: int) -> None:

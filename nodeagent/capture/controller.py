@@ -97,6 +97,11 @@ class Capture:
         """What workers need to open a FlowTable."""
         return self._pins.path
 
+    @property
+    def cgroup_root(self) -> Path:
+        """Below which workloads are."""
+        return self._tree.root
+
     def set_listeners(self, port: int) -> None:
         """Connections of this process's network namespace go to ``port`` on loopback, and only this user may bind it.
 

@@ -16,10 +16,10 @@ from nodeagent.identity.rotation import Status
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
 from nodeagent.manager.svids import SvidKeeper
+from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 
 SECRET_SETTINGS = ("token",)
-SPLICE = "not built in this version: bytes are relayed in userspace"
 
 
 def svid_samples(keeper: SvidKeeper) -> list[Sample]:
@@ -52,6 +52,21 @@ def counter_samples(counters: Mapping[str, int]) -> list[Sample]:
     """The BPF programs' counters."""
     return [
         Sample(name="nodemesh_capture_total", labels={"reason": name}, value=value) for name, value in counters.items()
+    ]
+
+
+def errors_document(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """What went wrong with connections since the agent started, most frequent first, and what to do about it."""
+    hints = {reason.code: reason.value.hint for reason in Reason}
+    found = [sample for sample in samples if sample.name == "nodemesh_errors_total"]
+    return [
+        {
+            "reason": sample.labels["reason"],
+            "fault": sample.labels["fault"],
+            "count": int(sample.value),
+            "hint": hints.get(sample.labels["reason"], ""),
+        }
+        for sample in sorted(found, key=lambda item: (-item.value, item.labels["reason"]))
     ]
 
 

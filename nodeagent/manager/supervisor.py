@@ -40,6 +40,8 @@ class Supervisor:
         self._retiring = asyncio.Event()
         self.restarts = 0
         """How often a worker was started again."""
+        self.last_end = ""
+        """How the last one that ended did; empty if none has."""
 
     async def run(self) -> None:
         """Until ``stop``; then when every worker has ended."""
@@ -63,6 +65,7 @@ class Supervisor:
             try:
                 await self._live(index)
             except OSError as error:
+                self.last_end = f"cannot be started: {error}"
                 logger.error("worker %d cannot be started: %s", index, error)
             if self._retiring.is_set():
                 return
@@ -105,6 +108,7 @@ class Supervisor:
             link.abort()
             status = await _end(process)
         if not self._retiring.is_set():
+            self.last_end = f"ended {_how(status)}"
             logger.error("worker %d (pid %d) ended %s; starting another", index, process.pid, _how(status))
 
     async def _until_end(self, process: asyncio.subprocess.Process, link: WorkerLink) -> None:

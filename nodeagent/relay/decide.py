@@ -127,6 +127,7 @@ def _outbound_target(
         destination, port = chosen, target.port.target_port
     else:
         destination, port = target.workload, target.port
+        service = state.service_before(destination, port)
     address = _address_of(destination, asked_for, port)
     if address is None:
         detail = f"workload {destination.uid} has no address"
@@ -209,7 +210,7 @@ def _inbound_target(
         return Refusal(reason=Reason.BAD_TARGET, detail=detail, status=400, destination=workload)
     if service is not None and workload.uid not in service.endpoints:
         service = None
-    return workload, authority, service
+    return workload, authority, service or state.service_before(workload, authority.port)
 
 
 def _hostname_target(

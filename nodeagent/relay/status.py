@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from nodeagent.relay.io.inbound import TunnelServer
+from nodeagent.relay.io.pool import TunnelClient
+from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.tracker import Tracker
-
-if TYPE_CHECKING:
-    from nodeagent.relay.io.tunnel import TunnelEnd
 
 MAX_ROWS: Final = 10_000
 """Flows that one answer lists."""
@@ -46,6 +46,7 @@ def tunnel_rows(tunnels: Iterable[TunnelEnd]) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "role": tunnel.connection.role.value,
+            "identity": _identity(tunnel),
             "remote": str(tunnel.remote) if tunnel.remote is not None else None,
             "peer": str(tunnel.peer.spiffe_id) if tunnel.peer is not None else None,
             "peer_expires": tunnel.peer.not_after.isoformat() if tunnel.peer is not None else None,
@@ -54,3 +55,10 @@ def tunnel_rows(tunnels: Iterable[TunnelEnd]) -> tuple[dict[str, Any], ...]:
         }
         for tunnel in tunnels
     )
+
+
+def _identity(tunnel: TunnelEnd) -> str | None:
+    """As whom this end speaks; None before the peer has said whom it wants."""
+    if isinstance(tunnel, TunnelClient):
+        return tunnel.target.identity
+    return tunnel.identity or None if isinstance(tunnel, TunnelServer) else None

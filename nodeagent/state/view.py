@@ -279,6 +279,13 @@ class NodeState:
         """The workload of that name; None if none, or not exactly one."""
         return self._index.by_name.only((namespace, name))
 
+    def service_before(self, workload: Workload, port: int) -> Service | None:
+        """A service that leads to this port of the workload: what a connection to the workload's own address counts
+        for. Of several the one of the lowest uid, so that both ends name the same; None if there is none."""
+        found = self._index.services_of.all(workload.uid)
+        leading = [service for service in found if any(p.target_port == port for p in service.ports)]
+        return min(leading, key=lambda service: service.uid, default=None)
+
     def by_hostname(self, hostname: str) -> Service | None:
         """The service of that name (any case); None if none, or not exactly one."""
         return self._index.by_hostname.only(hostname.lower())

@@ -8,7 +8,7 @@ for example.
 
 from __future__ import annotations
 
-from control.wire.discovery import Service, Workload
+from control.wire.discovery import AppProtocol, Service, Workload
 from control.wire.ids import SpiffeId, SpiffeIdError
 from nodeagent.telemetry.flow import FlowRecord
 
@@ -26,7 +26,7 @@ def label_set(record: FlowRecord) -> dict[str, str]:
     labels |= _workload_labels("source", record.source, record.source_principal)
     labels |= _workload_labels("destination", record.destination, record.destination_principal)
     labels |= _service_labels(record.service, record.destination)
-    labels["request_protocol"] = record.protocol.value
+    labels["request_protocol"] = AppProtocol.TCP.value  # whatever the port is declared as: bytes are what is counted
     labels["connection_security_policy"] = record.security.value
     return labels
 
@@ -51,7 +51,7 @@ def _workload_labels(side: str, workload: Workload | None, principal: str | None
 
 
 def _service_labels(service: Service | None, destination: Workload | None) -> dict[str, str]:
-    """Without a service (the client used the workload's own address) the destination's canonical service names it."""
+    """Without a service (none leads to this port of the workload) the destination's canonical service names it."""
     if service is not None:
         host, name, namespace = service.hostname, service.name, service.namespace
     elif destination is not None:

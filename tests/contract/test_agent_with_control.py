@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from control.wire.signing import TOKEN_PREFIX
+from control.wire.watch import Batch, Change
 from nodeagent.main import Agent
 from tests.unit.nodeagent.test_main import Running, command, free_ports, settings
 
@@ -161,6 +162,24 @@ def test_an_outage_of_control_is_survived_and_what_was_missed_arrives(tmp_path: 
         await control.apply(POLICY)
         await agent.until(holds(agent, 1))
         await agent.until(connected(agent, True))
+
+    play(tmp_path, story)
+
+
+def test_a_policy_that_was_lost_is_asked_for_again(tmp_path: Path) -> None:
+    async def story(control: Control, agent: Running) -> None:
+        await control.apply(POLICY)
+        await agent.until(holds(agent, 1))
+        state = (await agent.debug("state"))["policies"][0]
+        held = agent.agent._discovery
+        lost = Change(kind="policy", uid=state["uid"])
+        held.take(Batch(instance=held.state.instance, revision=held.state.revision, changes=(lost,)))
+        assert await policies_of_worker(agent) == 0
+        assert f"not received: policy {state['uid']}" in (await agent.ready()).text
+        other = {"node": "node-a", "ports": [8081], "selectors": {"cgroupPath": "/shop/other"}}
+        await control.apply({**WORKLOAD, "metadata": {"name": "other", "namespace": "shop"}, "spec": other})
+        await agent.until(holds(agent, 1))
+        assert "not received" not in (await agent.ready()).text
 
     play(tmp_path, story)
 

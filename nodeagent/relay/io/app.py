@@ -11,6 +11,7 @@ from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport
+    from collections.abc import Callable
 
     from nodeagent.relay.io.flow import Flow, Leg
 
@@ -25,7 +26,7 @@ class AppLeg(Protocol):
     application.
     """
 
-    __slots__ = ("_early", "_reset", "ended", "flow", "peer", "received", "transport")
+    __slots__ = ("_early", "_reset", "after_chunk", "ended", "flow", "peer", "received", "transport")
 
     def __init__(self, flow: Flow | None = None, *, dialled: bool = False) -> None:
         self.flow = flow
@@ -33,6 +34,8 @@ class AppLeg(Protocol):
         self.transport: Transport | None = None
         self.received = 0
         self.ended = False
+        self.after_chunk: Callable[[], None] | None = None
+        """Called when bytes of this application were passed on."""
         self._early = b""
         self._reset = Reason.DESTINATION_RESET if dialled else Reason.SOURCE_RESET
 
@@ -63,6 +66,8 @@ class AppLeg(Protocol):
         peer = self.peer
         if peer is not None:
             peer.write(data)
+            if self.after_chunk is not None:
+                self.after_chunk()
         else:
             self._early += data
             self.pause_reading()

@@ -53,10 +53,11 @@ class Leg(Protocol):
 
 class Flow:
     """Two legs joined. ``record`` is reported by this node as source or destination; ``second`` is the other report
-    of a
-    same-node flow."""
+    of a same-node flow."""
 
-    __slots__ = ("destination", "done", "on_close", "opened", "permit", "record", "second", "source", "tracker")
+    __slots__ = (
+        "destination", "done", "on_close", "opened", "permit", "record", "second", "source", "spliced", "tracker",
+    )  # fmt: skip
 
     def __init__(self, tracker: Tracker, record: FlowRecord, second: FlowRecord | None = None) -> None:
         self.tracker = tracker
@@ -66,6 +67,8 @@ class Flow:
         self.destination: Leg | None = None
         self.permit: Permit | None = None
         """What policy permitted; None where the destination's agent decides."""
+        self.spliced: Callable[[], tuple[int, int]] | None = None
+        """Octets that went past the legs, in the kernel: to the server, to the client."""
         self.on_close: Callable[[], None] | None = None
         self.opened = False
         self.done = False
@@ -109,6 +112,9 @@ class Flow:
         """Bring the records' byte counts up to now."""
         sent = self.source.received if self.source is not None else 0
         received = self.destination.received if self.destination is not None else 0
+        if self.spliced is not None:
+            past_sent, past_received = self.spliced()
+            sent, received = sent + past_sent, received + past_received
         self.record.bytes_sent, self.record.bytes_received = sent, received
         if self.second is not None:
             self.second.bytes_sent, self.second.bytes_received = sent, received

@@ -20,7 +20,8 @@ from nodeagent.relay.decide import OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
-from nodeagent.relay.io.sockets import connect_reason, dial, remote_address
+from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address, small_buffers
+from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.protocol.errors import ErrorCode
 from nodeagent.relay.protocol.request import ConnectRequest, connect_headers, status_of
@@ -117,7 +118,7 @@ class Outbound:
         if isinstance(plan, Refusal):
             self._refuse(leg, source, asked_for, plan)
         elif plan.permit is not None:
-            LocalFlow(self, leg, plan, asked_for).start(plan.permit)
+            LocalFlow(self, leg, plan, asked_for).start(plan.permit, captured.socket_cookie, source)
         else:
             RemoteFlow(self, leg, plan, asked_for).start()
 
@@ -187,8 +188,10 @@ class _OutboundFlow:
 class LocalFlow(_OutboundFlow):
     """To a workload of this node: no tunnel, both ends authorized by this agent, reported as both."""
 
-    def start(self, permit: Permit) -> None:
-        """Dial what the permit allows."""
+    _splice: FlowSplice | None = None
+
+    def start(self, permit: Permit, cookie: int, client: SocketAddress) -> None:
+        """Dial what the permit allows, for the captured socket ``cookie`` that is connected from ``client``."""
         plan, record = self.plan, self.record
         second = FlowRecord(
             flow_id=record.flow_id, reporter=Reporter.DESTINATION, started=record.started,
@@ -199,12 +202,30 @@ class LocalFlow(_OutboundFlow):
         flow = Flow(self.services.tracker, record, second)
         flow.permit = permit
         self.track(flow)
+        self._begin_splice(flow, cookie, client)
         self.services.tasks.spawn(self._dial(flow), f"dial {plan.address}")
 
+    def _begin_splice(self, flow: Flow, cookie: int, client: SocketAddress) -> None:
+        splicing, transport = self.services.splicing, self.leg.transport
+        listener = local_address(transport) if transport is not None else None
+        if splicing is None or transport is None or listener is None or flow.done:
+            return
+        splice = self._splice = splicing.begin(flow, cookie, client, listener)
+        if splice is None:
+            return
+        small_buffers(transport)
+        flow.spliced = splice.bytes
+        flow.on_close = lambda: self._ended(splicing, splice)
+
+    def _ended(self, splicing: Splicing, splice: FlowSplice) -> None:
+        self.outbound.balancer.ended(self.plan.destination.uid)
+        splicing.end(splice)
+
     async def _dial(self, flow: Flow) -> None:
-        address = decide.dial_address(self.plan.destination, self.plan.address)
+        address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
+        before = splice.dialling if splice is not None else None
         try:
-            leg = await dial(self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address)
+            leg = await dial(self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, before)
         except OSError as error:
             self.connect_failed(flow, connect_reason(error), f"{address}: {error or 'no answer'}")
             return
@@ -214,6 +235,9 @@ class LocalFlow(_OutboundFlow):
         self.outbound.balancer.succeeded(self.plan.destination.uid)
         flow.destination = leg
         flow.establish()
+        if splice is not None:
+            self.leg.after_chunk = leg.after_chunk = splice.offer
+            splice.offer()
         self.leg.join(leg)
         leg.join(self.leg)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nodeagent.identity.store import Certificates
 from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import ReadBuffers
 from nodeagent.relay.protocol.windows import WindowBudget
@@ -24,6 +25,8 @@ class Services:
     tracker: Tracker
     certificates: Certificates
     budget: WindowBudget
+    splicing: Splicing | None = None
+    """None: same-node flows are relayed."""
     buffers: ReadBuffers = field(default_factory=ReadBuffers)
     drains: bool = False
     """The worker takes no new connections."""

@@ -19,6 +19,7 @@ from nodeagent.reasons import Reason
 
 BACKLOG: Final = 4096
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+SPLICED_BUFFER: Final = 128 * 1024
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -74,11 +75,35 @@ def _random_below(count: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", code, 0, 0, k) for code, k in instructions))
 
 
-async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress) -> P:
-    """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``)."""
+async def dial(
+    loop: AbstractEventLoop,
+    factory: Callable[[], P],
+    address: SocketAddress,
+    before: Callable[[int], None] | None = None,
+) -> P:
+    """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``).
+
+    With ``before`` the connection is for a flow that may be spliced: it is told the descriptor before it is begun.
+    """
     async with timeout(CONNECT_TIMEOUT_SECONDS):
-        _, protocol = await loop.create_connection(factory, address.ip, address.port)
+        if before is None:
+            _, protocol = await loop.create_connection(factory, address.ip, address.port)
+        else:
+            _, protocol = await loop.create_connection(factory, sock=await _connected(loop, address, before))
     return protocol
+
+
+async def _connected(loop: AbstractEventLoop, address: SocketAddress, before: Callable[[int], None]) -> socket.socket:
+    family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
+    connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        _small_buffers(connecting)
+        before(connecting.fileno())
+        await loop.sock_connect(connecting, tuple(address))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
 
 
 def connect_reason(error: BaseException) -> Reason:
@@ -91,6 +116,18 @@ def connect_reason(error: BaseException) -> Reason:
     if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
         return Reason.CONNECT_UNREACHABLE
     return Reason.CONNECT_TIMEOUT if number == errno.ETIMEDOUT else Reason.CONNECT_FAILED
+
+
+def small_buffers(transport: BaseTransport) -> None:
+    """Let little wait in the agent's socket of a flow that may be spliced: all of it has to be read before it is."""
+    handle = transport.get_extra_info("socket")
+    if handle is not None:
+        _small_buffers(handle)
+
+
+def _small_buffers(handle: socket.socket) -> None:
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        handle.setsockopt(socket.SOL_SOCKET, option, SPLICED_BUFFER)
 
 
 def reset_on_close(transport: BaseTransport) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from nodeagent import cli
+from nodeagent.capture.cgroups import CgroupError
 from nodeagent.cli import main
 
 WORKLOADS = [
@@ -59,11 +61,16 @@ def test_another_program_on_the_port_is_told_apart(agent: str) -> None:
     assert f"what listens on 127.0.0.1:{agent} is no agent" in result.output
 
 
+def test_an_agent_of_another_version_is_no_traceback(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_fetch", lambda address, document: {"node": "a", "splice": "as it once was"})
+    result = run("status", NODEMESH_PORTS_ADMIN=agent)
+    assert (result.exit_code, "of another version" in result.output) == (1, True)
+    assert json.loads(run("status", "-o", "json", NODEMESH_PORTS_ADMIN=agent).output)["node"] == "a"
+
+
 @pytest.mark.parametrize("noun", ["status", "flows", "workloads"])
 def test_no_agent_is_said_clearly(noun: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     result = run(noun, NODEMESH_PORTS_ADMIN=port)
     assert result.exit_code == 1
     assert f"no agent answers on 127.0.0.1:{port}" in result.output
@@ -88,6 +95,60 @@ def test_run_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert f"port {port} of 127.0.0.1 cannot be used" in result.output
     assert "Traceback" not in result.output
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("own", "status", "words"),
+    [({7, 1}, 0, ""), ({1, 8}, 1, "no workload of this node selects the cgroup"), (None, 1, "no cgroup v2")],
+    ids=["captured", "not captured", "no cgroups"],
+)
+def test_a_unit_waits_until_it_is_captured(
+    agent: str, monkeypatch: pytest.MonkeyPatch, own: set[int] | None, status: int, words: str
+) -> None:
+    def ids() -> frozenset[int]:
+        if own is None:
+            raise CgroupError("no cgroup v2 file system is mounted")
+        return frozenset(own)
+
+    monkeypatch.setattr(cli, "own_cgroup_ids", ids)
+    result = run("wait", "--timeout", "0", NODEMESH_PORTS_ADMIN=agent)
+    assert result.exit_code == status
+    assert words in result.output
+
+
+def test_an_agent_that_starts_meanwhile_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([ConnectionRefusedError(111, "refused"), [], WORKLOADS])
+
+    def fetch(address: str, document: str) -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cli, "_fetch", fetch)
+    monkeypatch.setattr(cli, "WAIT_STEP_SECONDS", 0)
+    monkeypatch.setattr(cli, "own_cgroup_ids", lambda: frozenset({7}))
+    assert run("wait").exit_code == 0
+    assert next(answers, None) is None
+
+
+def test_waiting_without_an_agent_says_so() -> None:
+    result = run("wait", "--timeout", "0", NODEMESH_PORTS_ADMIN=free_port())
+    assert (result.exit_code, "no agent answers" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["wait"], ["status"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_there_by_both_names(verb: list[str], flag: str) -> None:
+    result = run(*verb, flag)
+    assert result.exit_code == 0
+    assert "..." not in result.output.replace("[ARGS]...", ""), "the short help of a command is cut"
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -146,3 +146,7 @@ def test_variables_that_others_set_are_no_error_but_a_slip_is_noted() -> None:
 
 def test_the_token_is_not_shown() -> None:
     assert "secret" not in repr(load({"NODEMESH_NODE": "a", "NODEMESH_TOKEN": "nm1.a.secret.b"}))
+
+
+def test_an_empty_control_is_none() -> None:
+    assert load({"NODEMESH_NODE": "a", "NODEMESH_CONTROL": ""}).control == ""

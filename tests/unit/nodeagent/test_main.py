@@ -171,11 +171,11 @@ def test_a_counter_survives_the_death_of_a_worker(tmp_path: Path) -> None:
                 return "heard_total{" in await agent.metrics()
 
             await agent.until(counted)
-            pid = (await agent.debug("status"))["workers"]["list"][0]["pid"]
+            pid = (await agent.debug("statistics"))["workers"]["list"][0]["pid"]
             os.kill(pid, signal.SIGKILL)
 
             async def replaced() -> bool:
-                workers = (await agent.debug("status"))["workers"]
+                workers = (await agent.debug("statistics"))["workers"]
                 return workers["serving"] == 1 and workers["list"][0]["pid"] != pid
 
             await agent.until(replaced)

@@ -42,7 +42,7 @@ STATUS = {
         "cohabitants": [{"cgroup": "/c", "hook": "inet4_connect", "program_id": 9, "name": "calico"}],
         "counters": {"captured": 4},
     },
-    "splice": "not built in this version: bytes are relayed in userspace",
+    "splice": {"on": False, "why_not": "the self-test failed: eof: an end was lost"},
 }
 
 
@@ -57,7 +57,7 @@ def test_status_tells_what_an_operator_asks_first() -> None:
         "contested",
         "also on inet4_connect of /c: program 9 calico",
         "captured: 4",
-        "splice:   not built in this version: bytes are relayed in userspace",
+        "splice:   off, same-node flows are relayed in userspace: the self-test failed",
     ):
         assert words in text, words
 
@@ -77,19 +77,67 @@ def test_columns_line_up_and_what_is_not_known_is_a_dash() -> None:
     assert table(["NAME", "PORTS"], [["web", [80, 443]], ["a", None]]) == "NAME  PORTS\nweb   80,443\na     -"
 
 
-def test_flows_are_shown_with_the_keys_that_workers_give() -> None:
-    document = {
-        "flows": [{"worker": 0, "source": "a"}, {"worker": 1, "destination": "b"}],
-        "tunnels": [],
-        "truncated": True,
-        "unanswered": 1,
-    }
-    text = flows_text(document)
-    assert text.splitlines()[0].split() == ["WORKER", "SOURCE", "DESTINATION"]
+FLOW = {
+    "worker": 0, "id": 5, "path": "tunnel", "reporter": "source", "source": "shop/client@4",
+    "source_address": "10.0.0.1:43266", "destination": "shop/web-1@1", "destination_address": "240.240.0.1:80",
+    "service": "shop/web@1", "tunnel": "10.0.0.2:15008", "security": "mutual_tls", "established": True,
+    "bytes_sent": 16, "bytes_received": 20_000_206, "seconds": 1.44, "traceparent": "00-ab-cd-01",
+}  # fmt: skip
+TUNNEL = {
+    "worker": 1, "role": "server", "identity": "spiffe://mesh.internal/ns/shop/sa/web", "remote": "10.0.0.1:42428",
+    "peer": "spiffe://mesh.internal/ns/shop/sa/client", "peer_expires": "2030", "streams": 1, "draining": True,
+}  # fmt: skip
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split("  ") for line in text.splitlines()]
+
+
+def test_flows_tell_who_speaks_to_whom_by_which_way() -> None:
+    local = {**FLOW, "path": "same-node", "tunnel": None, "established": False, "service": None, "seconds": 90_000}
+    text = flows_text({"flows": [FLOW, local], "tunnels": [TUNNEL], "truncated": False, "unanswered": 0})
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows(text)]
+    assert cells[1] == [
+        "out", "shop/client", "10.0.0.1:43266", "shop/web-1", "240.240.0.1:80", "shop/web", "10.0.0.2:15008", "16 B",
+        "20.0 MB", "1.4s",
+    ]  # fmt: skip
+    assert cells[2][0] == "both"
+    assert cells[2][5:7] == ["-", "same-node (connecting)"]
+    assert cells[2][-1] == "1d"
+    assert cells[5] == ["1", "in", TUNNEL["identity"], TUNNEL["peer"], "10.0.0.1:42428", "1", "draining"]
+
+
+def test_flows_of_another_version_are_shown_as_far_as_they_are_understood() -> None:
+    text = flows_text({"flows": [{"worker": 0}], "tunnels": [], "truncated": True, "unanswered": 1})
     assert "no tunnels" in text
     assert "there are more" in text
     assert "1 workers did not answer" in text
 
 
+def test_errors_come_with_a_count_and_a_hint() -> None:
+    errors = [{"reason": "policy-denied", "fault": "operator", "count": 3, "hint": "look there"}]
+    assert "3      policy-denied  operator  look there" in status_text({**STATUS, "errors": errors})
+    assert "errors: none" in status_text(STATUS)
+
+
+def test_a_workload_that_does_not_run_says_what_was_looked_for() -> None:
+    web = {
+        "name": "web", "namespace": "shop", "identity": "i", "ports": [8080], "selector": "web.service", "cgroups": [],
+        "policies": ["shop/deny@3"],
+    }  # fmt: skip
+    text = workloads_text([web, {**web, "name": "up", "cgroups": [7]}])
+    assert "shop/web: no cgroup web.service" in text
+    assert "shop/up:" not in text
+    assert "shop/deny\n" in text
+
+
 def test_workloads_without_any_say_where_to_look() -> None:
     assert "meshctl get workloads" in workloads_text([])
+
+
+def test_the_splice_says_that_it_is_on_or_why_not() -> None:
+    assert "relayed in userspace: the self-test failed: eof: an end was lost" in status_text(STATUS)
+    items = {"bulk": "pass", "multipath": "not available: no MPTCP"}
+    on = {"on": True, "why_not": "", "flows": 3, "self_test": {"seconds": 0.2, "items": items}}
+    text = status_text({**STATUS, "splice": on})
+    assert "on, 3 flows known; self-test of 2 items in 0.2 s; not as expected: multipath" in text

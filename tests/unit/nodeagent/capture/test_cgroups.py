@@ -8,7 +8,7 @@ import pytest
 
 from control.wire.discovery import Selectors
 from nodeagent.capture import cgroups
-from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup
+from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup, own_cgroup_ids
 from nodeagent.loader.abi import MAX_DEPTH
 
 HYBRID = """\
@@ -128,3 +128,9 @@ def test_a_root_outside_of_cgroupfs_is_refused(tmp_path: Path) -> None:
 def test_the_id_is_the_inode(tmp_path: Path) -> None:
     assert cgroup_id(tmp_path) == tmp_path.stat().st_ino
     assert cgroup_id(tmp_path / "gone") is None
+
+
+def test_a_process_is_captured_by_its_own_cgroup_or_any_above_it(tree: CgroupTree) -> None:
+    make(tree, "agent/main/below", "other")
+    own = [cgroup_id(path) for path in (tree.root, tree.root / "agent", tree.root / "agent/main")]
+    assert own_cgroup_ids() == set(own)

@@ -43,6 +43,12 @@ def test_a_failed_probe_names_the_privilege() -> None:
         Features((failing(errno.EPERM),)).require()
 
 
+def test_one_cause_of_all_failures_is_said_once() -> None:
+    with pytest.raises(FeatureMissingError) as raised:
+        Features((failing(errno.EPERM), failing(errno.EPERM))).require()
+    assert str(raised.value).count("Operation not permitted") == 1
+
+
 def test_where_everything_is_there_nothing_is_said() -> None:
     Features((Feature("fine", Support.YES, "CONFIG_FINE"),)).require()
 

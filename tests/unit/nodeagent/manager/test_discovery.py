@@ -12,7 +12,7 @@ from nodeagent.client.session import Position
 from nodeagent.client.statefile import StateDirectory
 from nodeagent.manager.discovery import Discovery
 from nodeagent.state.targets import Applied
-from tests.support.objects import change, delta, snapshot, workload
+from tests.support.objects import change, delta, gone, policy, snapshot, workload
 
 
 @pytest.fixture
@@ -95,3 +95,22 @@ def test_a_full_disk_is_told_and_tried_again(directory: StateDirectory, monkeypa
     asyncio.run(discovery.save())
     assert discovery.save_error == ""
     assert directory.load_discovery() == snapshot()
+
+
+def test_a_saved_state_with_a_hole_is_used_but_not_resumed(directory: StateDirectory) -> None:
+    directory.save_discovery(snapshot(workload(policies=("shop/p",)), revision=4))
+    heard = Heard()
+    discovery = Discovery(directory, heard)
+    assert discovery.restore() is None, "resuming would never bring the policy"
+    assert discovery.missing == ("policy shop/p",)
+    assert len(heard.batches) == 1, "the data path goes on with what there is"
+    discovery.take(snapshot(workload(policies=("shop/p",)), policy("p"), revision=4))
+    assert discovery.missing == ()
+
+
+def test_a_hole_that_a_change_leaves_is_told(directory: StateDirectory) -> None:
+    discovery = Discovery(directory, Heard())
+    discovery.take(snapshot(workload(policies=("shop/p",)), policy("p")))
+    assert discovery.missing == ()
+    discovery.take(delta(gone(policy("p"))))
+    assert discovery.missing == ("policy shop/p",)

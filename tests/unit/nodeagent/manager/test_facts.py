@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nodeagent.channel import Sample
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Rotation
 from nodeagent.manager import facts
@@ -40,3 +41,16 @@ def test_an_identity_says_why_it_cannot_be_used() -> None:
     document = facts.identity_document(rotation.status(1_700_000_000.0))
     assert (document["usable"], document["last_error"], document["expires"]) == (False, "not placed here", None)
     assert document["next_attempt"] == "2023-11-14T22:13:21+00:00"
+
+
+def test_errors_are_shown_with_whose_they_are_and_what_to_do() -> None:
+    labels = {"reason": "policy-denied", "fault": "operator"}
+    samples = [
+        Sample(name="nodemesh_errors_total", labels={"reason": "from-the-future", "fault": "agent"}, value=1),
+        Sample(name="nodemesh_errors_total", labels=labels, value=3),
+        Sample(name="nodemesh_live_flows", labels={}, value=9),
+    ]
+    first, second = facts.errors_document(samples)
+    assert (first["reason"], first["fault"], first["count"]) == ("policy-denied", "operator", 3)
+    assert "AuthorizationPolicy" in first["hint"]
+    assert (second["reason"], second["hint"]) == ("from-the-future", "")

@@ -78,6 +78,7 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
         os.kill(former, signal.SIGKILL)
         await until(lambda: hub.serving == 1 and hub.links[0].pid != former)
         assert supervisor.restarts == 1
+        assert supervisor.last_end == "ended by signal 9"
 
     play(tmp_path, 1, story)
 

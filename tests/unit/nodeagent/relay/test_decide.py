@@ -65,6 +65,19 @@ def test_to_another_node_there_is_no_permit_from_here(asked_for: SocketAddress, 
     assert (plan.destination, plan.address, plan.permit) == (AWAY, address, None)
 
 
+@pytest.mark.parametrize("ip", AWAY.addresses)
+def test_a_workloads_own_address_counts_for_the_service_before_it_at_both_ends(ip: str) -> None:
+    later = service("zz", addresses=("240.240.0.12",), endpoints=(AWAY.uid,))
+    state, address = state_of(CLIENT, AWAY, later, AWAY_SERVICE), SocketAddress(ip, 8080)
+    near, far = outbound(state, address), inbound(state, authority=address)
+    assert isinstance(near, OutboundPlan)
+    assert isinstance(far, InboundPlan)
+    assert near.service == far.service == AWAY_SERVICE
+    alone = outbound(state_of(CLIENT, AWAY), address)
+    assert isinstance(alone, OutboundPlan)
+    assert alone.service is None
+
+
 def test_a_service_of_one_family_is_reached_through_the_other() -> None:
     only6 = workload("away-0", node="node-b", service_account="away", addresses=("fd00::2",))
     plan = outbound(state_of(CLIENT, only6, AWAY_SERVICE), SocketAddress("240.240.0.11", 80))
@@ -200,7 +213,7 @@ def test_a_claimed_address_counts_only_if_the_proved_identity_owns_it(
 def test_a_claimed_service_that_the_workload_is_not_behind_is_dropped() -> None:
     plan = inbound(state_of(), forwarded_host=SERVICE.hostname)
     assert isinstance(plan, InboundPlan)
-    assert plan.service is None
+    assert plan.service == AWAY_SERVICE, "the one of the registry"
 
 
 def test_policy_has_the_last_word() -> None:

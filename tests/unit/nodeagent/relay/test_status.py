@@ -41,6 +41,7 @@ async def test_both_ends_of_a_tunnel_are_listed(mesh: Stage) -> None:
     ((near,), (far,)) = (tunnel_rows(node.tunnels) for node in (mesh.a, mesh.b))
     assert (near["role"], near["peer"], near["streams"]) == ("client", mesh.far.identity, 1)
     assert (far["role"], far["peer"], far["streams"]) == ("server", mesh.client.identity, 1)
+    assert (near["identity"], far["identity"]) == (mesh.client.identity, mesh.far.identity)
     assert str(mesh.b.tunnel_port) in near["remote"]
     ((row,), _), ((seen,), _) = flow_rows(mesh.a.tracker), flow_rows(mesh.b.tracker)
     assert row["traceparent"] == seen["traceparent"] != ""

@@ -288,3 +288,19 @@ def test_bundles_are_kept_apart_by_trust_domain() -> None:
     assert ours is not None and ours.certificates == ("a",)
     assert theirs is not None and theirs.certificates == ("b",)
     assert view.bundle("nobody") is None
+
+
+def test_what_is_referred_to_and_was_never_sent_is_named() -> None:
+    web = workload(policies=("shop/p", "shop/q"))
+    view = state(web, service(endpoints=(web.uid, "shop/web-1@1")), policy("p"))
+    assert view.missing() == ("policy shop/q", "workload shop/web-1@1")
+    view.apply(delta(policy("q"), workload("web-1")))
+    assert view.missing() == ()
+    view.apply(delta(gone(policy("p")), revision=3))
+    assert view.missing() == ("policy shop/p",)
+
+
+def test_what_was_sent_but_cannot_be_read_is_not_asked_for_again() -> None:
+    view = state(workload(policies=("shop/p",)), change(policy("p"), action="MAYBE"))
+    assert isinstance(view.policies_of(workload()), MissingPolicy), "it denies all the same"
+    assert view.missing() == ()

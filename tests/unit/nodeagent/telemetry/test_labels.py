@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from control.wire.discovery import AppProtocol
 from nodeagent.telemetry.labels import UNKNOWN, label_set, namespace_of
 from tests.support.flows import record
 from tests.support.objects import workload
@@ -32,6 +33,10 @@ def test_nothing_that_the_mesh_knows_is_unknown() -> None:
     assert UNKNOWN not in labels.values()
     assert labels["destination_service"] == "web.shop.svc.mesh.internal"
     assert labels["source_principal"] == "spiffe://mesh.internal/ns/shop/sa/client"
+
+
+def test_tcp_series_are_tcp_whatever_the_port_is_declared_as() -> None:
+    assert label_set(record(protocol=AppProtocol.HTTP))["request_protocol"] == "tcp"
 
 
 def test_a_proved_identity_tells_the_namespace_of_a_workload_that_is_not_known() -> None:

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The fields of kernel structures that the splice reads, found on the running kernel by CO-RE. */
+#ifndef MESH_KERNEL_H
+#define MESH_KERNEL_H
+
+#include <stdbool.h>
+
+#include <linux/types.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct proto {
+	atomic64_t *memory_allocated; /* atomic_long_t: the same width and field on every 64-bit kernel */
+};
+
+struct sock_common {
+	atomic64_t skc_cookie;
+	unsigned long skc_flags;
+	struct proto *skc_prot;
+};
+
+struct inode {
+	unsigned short i_mode;
+};
+
+struct file {
+	unsigned int f_flags;
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct sock;
+
+struct socket {
+	struct file *file;
+	struct sock *sk;
+};
+
+typedef struct {
+	int owned;
+} socket_lock_t;
+
+struct sock {
+	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
+	int sk_rcvlowat;
+	__u8 sk_shutdown;
+	struct socket *sk_socket;
+	void *sk_user_data;
+};
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct sk_psock {
+	struct list_head ingress_msg;
+};
+
+struct inet_sock {
+	struct sock sk;
+};
+
+struct tcp_ulp_ops;
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	const struct tcp_ulp_ops *icsk_ulp_ops;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 write_seq;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 notsent_lowat;
+	__u64 bytes_acked;
+};
+
+struct sk_msg {
+	struct sock *sk_redir;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct task_struct {
+	struct files_struct *files;
+};
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long di;
+	unsigned long si;
+};
+#define MESH_FIRST_ARGUMENT(regs) BPF_CORE_READ(regs, di)
+#define MESH_SECOND_ARGUMENT(regs) BPF_CORE_READ(regs, si)
+#else
+struct pt_regs {
+	unsigned long regs[31];
+};
+#define MESH_FIRST_ARGUMENT(regs) BPF_CORE_READ(regs, regs[0])
+#define MESH_SECOND_ARGUMENT(regs) BPF_CORE_READ(regs, regs[1])
+#endif
+
+enum sock_flags {
+	SOCK_ZEROCOPY = 18,
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* What the agent asks for, as one atomic step each: it runs this program (BPF_PROG_TEST_RUN) with a request as its
+ * packet. Only here do sockets enter the hash. */
+#include "include/splice_state.h"
+
+#define MESH_SPLICE_OFFSET 16 /* of the request: the kernel insists on an Ethernet header */
+
+/* The application's socket; release it. */
+static __always_inline struct bpf_sock *mesh_splice_find(struct __sk_buff *skb, const struct mesh_splice_end *end)
+{
+	struct bpf_sock_tuple tuple = {};
+
+	if (mesh_is_v4(&end->app.addr)) {
+		tuple.ipv4.saddr = end->agent.addr.word[3];
+		tuple.ipv4.daddr = end->app.addr.word[3];
+		tuple.ipv4.sport = end->agent.port;
+		tuple.ipv4.dport = end->app.port;
+		return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	__builtin_memcpy(tuple.ipv6.saddr, &end->agent.addr, sizeof(tuple.ipv6.saddr));
+	__builtin_memcpy(tuple.ipv6.daddr, &end->app.addr, sizeof(tuple.ipv6.daddr));
+	tuple.ipv6.sport = end->agent.port;
+	tuple.ipv6.dport = end->app.port;
+	return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* 0, or the reason (enum mesh_splice_flag) why this socket's reader would miss something. */
+static __always_inline __u32 mesh_splice_unsuited(const struct tcp_sock *tp, __u32 reader, bool allow_blocking)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	if (tp->inet_conn.icsk_ulp_ops)
+		return MESH_SPLICE_OUT_ULP;
+	if (sk->__sk_common.skc_flags & (1UL << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY)))
+		return MESH_SPLICE_OUT_ZEROCOPY;
+	if (sk->sk_rcvlowat > 1)
+		return MESH_SPLICE_OUT_LOWAT;
+	if (allow_blocking)
+		return 0;
+	if (reader & MESH_SPLICE_BLOCKS)
+		return MESH_SPLICE_OUT_BLOCKING;
+	/* Nobody was seen reading: then the descriptor says how it will be done. */
+	if (!(reader & MESH_SPLICE_READ) && !(sk->sk_socket->file->f_flags & O_NONBLOCK))
+		return MESH_SPLICE_OUT_BLOCKING;
+	return 0;
+}
+
+/* Put one end into the hash, or only see whether it can be. */
+static __always_inline int mesh_splice_enter(struct __sk_buff *skb, struct mesh_splice_flow *flow, __u32 role,
+					     bool allow_blocking, bool insert)
+{
+	struct mesh_splice_end *end = role == MESH_SPLICE_CLIENT ? &flow->end[0] : &flow->end[1];
+	__u32 why, reader = mesh_splice_inward(flow, role)->reader;
+	struct bpf_sock *sk = mesh_splice_find(skb, end);
+	int answer = MESH_SPLICE_NO_SOCKET;
+	struct mesh_splice_socket *mine;
+	struct tcp_sock *tp;
+	__u64 cookie = end->cookie;
+
+	if (!sk)
+		return answer;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!mine || !tp || mine->flow != flow->end[0].cookie || mine->role != role)
+		goto release;
+	if (insert) {
+		answer = bpf_map_update_elem(&mesh_spl_hash, &cookie, sk, BPF_ANY) ? MESH_SPLICE_REFUSED : MESH_SPLICE_DONE;
+		goto release;
+	}
+	why = mesh_splice_unsuited(tp, reader, allow_blocking);
+	if (why == MESH_SPLICE_OUT_BLOCKING && !(reader & MESH_SPLICE_READ)) {
+		answer = MESH_SPLICE_WAITING; /* it may yet be seen reading another way */
+	} else if (why) {
+		mesh_splice_out(flow, why);
+		answer = MESH_SPLICE_IS_OUT;
+	} else {
+		/* A process is inside the socket right now. */
+		answer = tp->inet_conn.icsk_inet.sk.sk_lock.owned ? MESH_SPLICE_WAITING : MESH_SPLICE_DONE;
+	}
+release:
+	bpf_sk_release(sk);
+	return answer;
+}
+
+/* Authorized: both sockets into the hash as soon as somebody was seen reading. The flag comes last: what it promises is
+ * true by then. */
+static __always_inline int mesh_splice_enable(struct __sk_buff *skb, struct mesh_splice_flow *flow)
+{
+	struct mesh_splice_config *config = mesh_splice_config();
+	__u32 flags = __sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENABLED);
+	bool blocking;
+	int answer;
+
+	if (flags & (MESH_SPLICE_OUT | MESH_SPLICE_BROKEN | MESH_SPLICE_FORGOTTEN))
+		return MESH_SPLICE_IS_OUT;
+	if (flags & MESH_SPLICE_ENROLLED)
+		return MESH_SPLICE_DONE;
+	if (!config || config->flags & MESH_SPLICE_STOPPED || !flow->end[1].cookie)
+		return MESH_SPLICE_WAITING;
+	if (!((flow->way[0].reader | flow->way[1].reader) & MESH_SPLICE_READ))
+		return MESH_SPLICE_WAITING;
+	blocking = config->flags & MESH_SPLICE_ALLOW_BLOCKING;
+	if ((answer = mesh_splice_enter(skb, flow, MESH_SPLICE_CLIENT, blocking, false)) ||
+	    (answer = mesh_splice_enter(skb, flow, MESH_SPLICE_SERVER, blocking, false)))
+		return answer;
+	/* Said first: a TCP_ULP that comes from here on is refused (mesh_splice_option), one that came before is seen. */
+	if (__sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENTERING) & MESH_SPLICE_OUT)
+		return MESH_SPLICE_IS_OUT;
+	if ((answer = mesh_splice_enter(skb, flow, MESH_SPLICE_CLIENT, blocking, true)) ||
+	    (answer = mesh_splice_enter(skb, flow, MESH_SPLICE_SERVER, blocking, true))) {
+		mesh_splice_out(flow, MESH_SPLICE_OUT_REFUSED);
+		return answer;
+	}
+	if (__sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENROLLED) & MESH_SPLICE_OUT)
+		return MESH_SPLICE_IS_OUT;
+	mesh_splice_count(MESH_SPLICE_COUNT_ENROLLED, 1);
+	return MESH_SPLICE_DONE;
+}
+
+static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const struct mesh_splice_request *request)
+{
+	struct mesh_splice_flow flow = {};
+	int answer = MESH_SPLICE_NO_SOCKET;
+	struct mesh_splice_socket *mine;
+	__u64 id = request->flow;
+	struct bpf_sock *sk;
+
+	flow.owner = request->owner;
+	flow.end[0].cookie = id;
+	flow.end[0].app = request->app;
+	flow.end[0].agent = request->agent;
+	sk = mesh_splice_find(skb, &flow.end[0]);
+	if (!sk)
+		return answer;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	if (mine && mine->role == MESH_SPLICE_CLIENT && !mine->flow) {
+		answer = bpf_map_update_elem(&mesh_spl_flow, &id, &flow, BPF_NOEXIST) ? MESH_SPLICE_FULL : MESH_SPLICE_DONE;
+		if (answer == MESH_SPLICE_DONE)
+			mine->flow = id;
+	}
+	bpf_sk_release(sk);
+	return answer;
+}
+
+static __always_inline bool mesh_splice_queued(const struct mesh_splice_way *way)
+{
+	return way->charged && *(const volatile __u64 *)&way->tail > *(const volatile __u64 *)&way->consumed;
+}
+
+/* Nothing more is redirected. It is kept as long as its bytes wait in the kernel: they count against the cap. */
+static __always_inline int mesh_splice_forget(struct mesh_splice_flow *flow, __u64 id, bool release)
+{
+	__u64 server = flow->end[1].cookie;
+
+	__sync_fetch_and_or(&flow->flags, MESH_SPLICE_FORGOTTEN);
+	if (!release && (mesh_splice_queued(&flow->way[0]) || mesh_splice_queued(&flow->way[1])))
+		return MESH_SPLICE_WAITING;
+	mesh_splice_discharge(&flow->way[0]);
+	mesh_splice_discharge(&flow->way[1]);
+	if (server)
+		bpf_map_delete_elem(&mesh_spl_server, &server);
+	bpf_map_delete_elem(&mesh_spl_broken, &id);
+	bpf_map_delete_elem(&mesh_spl_flow, &id);
+	return MESH_SPLICE_DONE;
+}
+
+SEC("tc")
+int mesh_splice_control(struct __sk_buff *skb)
+{
+	struct mesh_splice_request request = {};
+	struct mesh_splice_flow *flow;
+	__u64 id;
+
+	if (bpf_skb_load_bytes(skb, MESH_SPLICE_OFFSET, &request, sizeof(request)))
+		return MESH_SPLICE_MALFORMED;
+	if (request.operation == MESH_SPLICE_PREPARE)
+		return mesh_splice_prepare(skb, &request);
+	id = request.flow;
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow)
+		return MESH_SPLICE_UNKNOWN;
+	if (request.operation == MESH_SPLICE_ENABLE)
+		return mesh_splice_enable(skb, flow);
+	if (request.operation == MESH_SPLICE_DISABLE) {
+		__sync_fetch_and_and(&flow->flags, ~MESH_SPLICE_ENABLED);
+		return MESH_SPLICE_DONE;
+	}
+	if (request.operation == MESH_SPLICE_FORGET || request.operation == MESH_SPLICE_RELEASE)
+		return mesh_splice_forget(flow, id, request.operation == MESH_SPLICE_RELEASE);
+	return MESH_SPLICE_MALFORMED;
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* What happens to the sockets of flows: they come to be (sockops), are read (tp_btf), or do what a spliced socket
+ * cannot (setsockopt, splice(2), FIONREAD). None of these refuses a connection; without them a flow is relayed. */
+#include "include/splice_state.h"
+
+static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 flow, __u32 role)
+{
+	struct mesh_splice_socket *mine;
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	int unsent = MESH_SPLICE_UNSENT;
+	__u32 base;
+
+	/* Bytes that were sent with the SYN would have to be counted: such a connection is relayed. */
+	if (!tp || ctx->data_segs_out || tp->write_seq != tp->snd_una)
+		return;
+	if (!tp->notsent_lowat)
+		bpf_setsockopt(ctx, SOL_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+	base = tp->write_seq;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!mine)
+		return;
+	mine->flow = flow;
+	mine->base = base;
+	mine->role = role;
+}
+
+/* The agent's socket is about to send its SYN: from now on its addresses are known. */
+static __always_inline void mesh_splice_dialling(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	struct mesh_splice_dial dial = {};
+	__u64 id;
+
+	if (!mine || mine->role != MESH_SPLICE_DIAL || !mesh_read_ends(ctx, &dial.agent, &dial.app))
+		return;
+	id = mine->flow;
+	dial.netns = bpf_get_netns_cookie(ctx);
+	bpf_map_update_elem(&mesh_spl_dial, &dial, &id, BPF_ANY);
+	bpf_sk_storage_delete(&mesh_spl_sock, sk); /* the agent's own reads are none of the flow's */
+}
+
+static __always_inline void mesh_splice_answered(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct mesh_splice_dial dial = {};
+	struct mesh_splice_flow *flow;
+	__u64 id, *found;
+
+	if (!mesh_read_ends(ctx, &dial.app, &dial.agent))
+		return;
+	dial.netns = bpf_get_netns_cookie(ctx);
+	found = bpf_map_lookup_elem(&mesh_spl_dial, &dial);
+	if (!found)
+		return;
+	id = *found;
+	bpf_map_delete_elem(&mesh_spl_dial, &dial);
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow || flow->end[1].cookie)
+		return;
+	mesh_splice_mark(ctx, sk, id, MESH_SPLICE_SERVER);
+	if (bpf_map_update_elem(&mesh_spl_server, &cookie, &id, BPF_ANY))
+		return;
+	flow->end[1].app = dial.app;
+	flow->end[1].agent = dial.agent;
+	__sync_lock_test_and_set(&flow->end[1].cookie, cookie);
+}
+
+/* Captured by connect, or a client of the self-test, which connect would not take for one. */
+static __always_inline bool mesh_splice_captured(struct bpf_sock *sk)
+{
+	struct mesh_splice_socket *mine;
+
+	if (bpf_sk_storage_get(&mesh_origin_v1, sk, 0, 0))
+		return true;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	return mine && mine->role == MESH_SPLICE_TRIAL;
+}
+
+SEC("sockops")
+int mesh_splice_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		mesh_splice_dialling(ctx, sk);
+	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		mesh_splice_answered(ctx, sk);
+	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && mesh_splice_captured(sk))
+		mesh_splice_mark(ctx, sk, 0, MESH_SPLICE_CLIENT);
+	return 1;
+}
+
+/* Runs for every recvmsg() on the node; the first lines are all that sockets of others see of it. */
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
+{
+	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	struct mesh_splice_flow *flow;
+	struct mesh_splice_way *way;
+	__u64 id, consumed;
+	__u32 saw;
+
+	if (!mine || !mine->flow || mine->role == MESH_SPLICE_DIAL)
+		return 0;
+	id = mine->flow;
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow)
+		return 0;
+	way = mesh_splice_inward(flow, mine->role);
+	if (way->reader & MESH_SPLICE_SUSPECT)
+		__sync_fetch_and_and(&way->reader, ~MESH_SPLICE_SUSPECT);
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB))
+		return 0;
+	consumed = way->consumed;
+	if (flags & (MSG_WAITALL | MSG_TRUNC)) {
+		mesh_splice_out(flow, MESH_SPLICE_OUT_WAITALL);
+		if (way->tail > consumed)
+			mesh_splice_break(flow, MESH_SPLICE_OUT_WAITALL);
+	}
+	saw = MESH_SPLICE_READ;
+	if (!(flags & MSG_DONTWAIT))
+		saw |= MESH_SPLICE_BLOCKS;
+	if (flow->flags & MESH_SPLICE_ENROLLED)
+		saw |= MESH_SPLICE_READY;
+	if ((way->reader & saw) != saw)
+		__sync_fetch_and_or(&way->reader, saw);
+	if (length <= 0)
+		return 0;
+	consumed = __sync_fetch_and_add(&way->consumed, length) + length;
+	if (way->charged && consumed >= way->tail)
+		mesh_splice_discharge(way);
+	return 0;
+}
+
+/* A socket wants something of which redirected bytes know nothing. Before it is in the hash: it stays out. After:
+ * TLS and zero copy are not to be had (applications then go on without), the rest is granted and nothing more is
+ * redirected. */
+static __always_inline __u32 mesh_splice_unfit(__s32 level, __s32 option)
+{
+	if (level == SOL_TCP && option == TCP_ULP)
+		return MESH_SPLICE_OUT_ULP;
+	if (level == SOL_TCP && option == TCP_INQ)
+		return MESH_SPLICE_OUT_OPTION;
+	if (level != SOL_SOCKET)
+		return 0;
+	if (option == SO_ZEROCOPY)
+		return MESH_SPLICE_OUT_ZEROCOPY;
+	if (option == SO_RCVLOWAT)
+		return MESH_SPLICE_OUT_LOWAT;
+	return option == SO_PEEK_OFF ? MESH_SPLICE_OUT_OPTION : 0;
+}
+
+SEC("cgroup/setsockopt")
+int mesh_splice_option(struct bpf_sockopt *ctx)
+{
+	__u32 why = mesh_splice_unfit(ctx->level, ctx->optname);
+	struct mesh_splice_socket *mine;
+	struct mesh_splice_flow *flow;
+	struct bpf_sock *sk = ctx->sk;
+	__u64 id;
+
+	ctx->optlen = 0; /* the value stays the caller's own: the copy that we are shown is cut at a page */
+	if (!why || !sk)
+		return 1;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	if (!mine || mine->role == MESH_SPLICE_DIAL)
+		return 1;
+	id = mine->flow;
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow || !(mesh_splice_out(flow, why) & MESH_SPLICE_ENTERING))
+		return 1;
+	if (why == MESH_SPLICE_OUT_ULP || why == MESH_SPLICE_OUT_ZEROCOPY) {
+		mesh_splice_count(MESH_SPLICE_COUNT_DENIED_ULP, 1);
+		bpf_set_retval(why == MESH_SPLICE_OUT_ULP ? -ENOENT : -EOPNOTSUPP);
+		return 0;
+	}
+	return 1;
+}
+
+/* The flow of a file descriptor of the current process, and the role of its socket. */
+static __always_inline struct mesh_splice_flow *mesh_splice_of(unsigned int number, __u32 *role)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files, *file = NULL;
+	struct socket *socket;
+	__u64 cookie, id, *server;
+
+	if (number >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	files = BPF_CORE_READ(table, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), files + number);
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	cookie = BPF_CORE_READ(socket, sk, __sk_common.skc_cookie.counter);
+	server = bpf_map_lookup_elem(&mesh_spl_server, &cookie);
+	*role = server ? MESH_SPLICE_SERVER : MESH_SPLICE_CLIENT;
+	id = server ? *server : cookie;
+	return bpf_map_lookup_elem(&mesh_spl_flow, &id);
+}
+
+/* Whether redirected bytes wait in the socket. */
+static __always_inline bool mesh_splice_holds(struct sock *sk)
+{
+	/* The lowest bits of the pointer say what it points to: for a socket in a map, an sk_psock. */
+	__u64 psock = (__u64)BPF_CORE_READ(sk, sk_user_data) & ~7ULL;
+	__u64 list = psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
+	__u64 next = 0;
+
+	if (!psock)
+		return false;
+	bpf_probe_read_kernel(&next, sizeof(next), (void *)list);
+	return next && next != list;
+}
+
+/* TCP's own queue is read, by recvmsg() or by splice(2), which does not see redirected bytes: it would block, or find
+ * nothing where poll() says there is something. recvmsg() comes here only when no redirected bytes wait, and its
+ * return (above) takes the suspicion away. Runs for every TCP read on the node. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(mesh_splice_reading, struct sock *sk)
+{
+	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	struct mesh_splice_flow *flow;
+	struct mesh_splice_way *way;
+	__u64 id;
+
+	if (!mine || !mine->flow || mine->role == MESH_SPLICE_DIAL)
+		return 0;
+	id = mine->flow;
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow)
+		return 0;
+	way = mesh_splice_inward(flow, mine->role);
+	__sync_fetch_and_or(&way->reader, MESH_SPLICE_SUSPECT);
+	if (flow->flags & MESH_SPLICE_ENTERING && mesh_splice_holds(sk)) {
+		mesh_splice_out(flow, MESH_SPLICE_OUT_SPLICE);
+		mesh_splice_break(flow, MESH_SPLICE_OUT_SPLICE);
+	}
+	return 0;
+}
+
+/* FIONREAD, where the kernel's answer leaves redirected bytes out: attached only then, because it costs every system
+ * call on the node. */
+SEC("tp_btf/sys_enter")
+int BPF_PROG(mesh_splice_asking, struct pt_regs *regs, long call)
+{
+	struct mesh_splice_config *config = mesh_splice_config();
+	struct mesh_splice_flow *flow;
+	struct mesh_splice_way *way;
+	__u32 role = 0;
+
+	if (!config || call != config->ioctl_call || (__u32)MESH_SECOND_ARGUMENT(regs) != FIONREAD)
+		return 0;
+	flow = mesh_splice_of(MESH_FIRST_ARGUMENT(regs), &role);
+	if (!flow)
+		return 0;
+	mesh_splice_out(flow, MESH_SPLICE_OUT_FIONREAD);
+	way = mesh_splice_inward(flow, role);
+	if (*(volatile __u64 *)&way->tail > *(volatile __u64 *)&way->consumed)
+		mesh_splice_break(flow, MESH_SPLICE_OUT_FIONREAD);
+	return 0;
+}

@@ -1,0 +1,62 @@
+"""The few calls into the kernel that only the splice makes, beside ``nodeagent.loader.sys``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from nodeagent.loader.sys import Libbpf, libbpf
+
+_CDEF = """
+struct bpf_test_run_opts {
+    size_t sz; const void *data_in; void *data_out; uint32_t data_size_in, data_size_out;
+    const void *ctx_in; void *ctx_out; uint32_t ctx_size_in, ctx_size_out;
+    uint32_t retval; int repeat; uint32_t duration, flags, cpu, batch_size;
+};
+int bpf_prog_test_run_opts(int fd, struct bpf_test_run_opts *opts);
+int bpf_prog_attach(int prog, int target, int type, unsigned int flags);
+int bpf_raw_tracepoint_open(const char *name, int prog);
+"""
+
+
+@cache
+def splice_calls() -> Libbpf:
+    """libbpf with the declarations above."""
+    sys = libbpf()
+    sys.ffi.cdef(_CDEF)
+    return sys
+
+
+class Runner:
+    """Runs a program on a packet (BPF_PROG_TEST_RUN), again and again in the same buffers. One thread."""
+
+    def __init__(self, program_fd: int, packet_size: int) -> None:
+        self._sys = splice_calls()
+        self._fd = program_fd
+        ffi = self._sys.ffi
+        self._packet = ffi.new("char[]", packet_size)
+        self.packet = ffi.buffer(self._packet)
+        self._options: Any = ffi.new("struct bpf_test_run_opts *")
+        self._options.sz = ffi.sizeof("struct bpf_test_run_opts")
+        self._options.data_in = self._packet
+        self._options.data_size_in = packet_size
+        self._run = self._sys.lib.bpf_prog_test_run_opts
+
+    def run(self) -> int:
+        """What the program returned."""
+        result = self._run(self._fd, self._options)
+        if result < 0:
+            self._sys.check(result, "cannot run the splice's control program")
+        return int(self._options.retval)
+
+
+def attach_to_map(program_fd: int, map_fd: int, attach_type: int) -> None:
+    """From now on the program decides for every socket that enters the map."""
+    sys = splice_calls()
+    sys.check(sys.lib.bpf_prog_attach(program_fd, map_fd, attach_type, 0), "cannot attach to the socket map")
+
+
+def attach_tracing(program_fd: int) -> int:
+    """A link on the tracepoint that the program was loaded for; in force as long as it is held."""
+    sys = splice_calls()
+    return sys.check(sys.lib.bpf_raw_tracepoint_open(sys.ffi.NULL, program_fd), "cannot attach to a tracepoint")

@@ -1,0 +1,257 @@
+"""Receivers that are slow, stop, or go away: memory stays bounded, senders are held, order and bytes are exact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import threading
+import time
+
+import pytest
+
+from nodeagent.splice.controller import SpliceSettings
+from nodeagent.splice.scratch import ScratchFlow
+from tests.kernel.conftest import Family, Lab
+from tests.kernel.splicing import Sender, SpliceLab, read_all, tcp_memory, transfer, wait_until
+
+LIMIT = 4 << 20
+TCP_BUFFERS = 24 << 20
+"""Ordinary TCP buffers of four sockets at their very most."""
+ROUNDS = int(os.environ.get("MESH_SPLICE_ROUNDS", "6"))
+
+
+@pytest.fixture
+def splice(lab: Lab) -> SpliceLab:
+    return SpliceLab(lab, SpliceSettings(limit=LIMIT))
+
+
+def ways(splice: SpliceLab, flow: ScratchFlow) -> tuple[dict[str, int], dict[str, int]]:
+    found = splice.splicer.look(flow.agent.flow or 0)
+    assert found is not None
+    return found
+
+
+def test_a_receiver_that_stops_holds_its_sender(splice: SpliceLab, family: Family) -> None:
+    size = 64 << 20
+    with splice.spliced(family) as flow:
+        flow.client.settimeout(20)
+        flow.agent.ends[1].settimeout(20)
+        before = tcp_memory()
+        sender = Sender(flow.client, size)
+        sender.start()
+        seen = [-1]
+
+        def held() -> bool:
+            stopped, seen[0] = seen[0] == sender.sent, sender.sent
+            time.sleep(0.3)
+            return stopped and sender.sent > 0
+
+        wait_until(held, "the sender is held", 10)
+        assert sender.is_alive()
+        to_server, _ = ways(splice, flow)
+        assert 0 < to_server["redirected"] - to_server["consumed"] + 6 <= LIMIT
+        assert splice.controller.queued() <= LIMIT + 300_000 + 4096
+        assert tcp_memory() - before < LIMIT + TCP_BUFFERS
+        digest = read_all(flow.server, size)
+        sender.join()
+        assert digest == sender.digest
+        wait_until(lambda: splice.controller.queued() == 0, "nothing is queued")
+
+
+def test_small_messages_are_bounded_by_what_they_cost(splice: SpliceLab) -> None:
+    with splice.spliced(V4) as flow:
+        for _ in range(20_000):
+            flow.client.send(b"!")
+        to_server, _ = ways(splice, flow)
+        assert LIMIT // 8192 < to_server["messages"] <= LIMIT // 4096 + 10
+        assert splice.controller.queued() <= LIMIT
+        read_all(flow.server, 20_000)
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_stalls_sizes_and_ends_at_random(splice: SpliceLab, family: Family, seed: int) -> None:
+    dice = random.Random(seed)
+    size = dice.randrange(4 << 20, 20 << 20)
+    stalls = sorted(dice.randrange(size) for _ in range(4))
+
+    def pause(got: int) -> None:
+        while stalls and got >= stalls[0]:
+            del stalls[0]
+            time.sleep(dice.choice((0.001, 0.01, 0.1)))
+            if dice.random() < 0.5:  # a hand-over in mid-stream
+                splice.controller.switch(on=False)
+                splice.controller.switch(on=True)
+
+    with splice.spliced(family) as flow:
+        for end in (flow.client, flow.server):
+            end.settimeout(20)
+        back = threading.Thread(target=transfer, args=(flow.server, flow.client, size // 4, seed + 1))
+        back.start()
+        sender = Sender(flow.client, size, seed, end=True)
+        sender.start()
+        digest = read_all(flow.server, size, pause)
+        assert flow.server.recv(1) == b""
+        sender.join()
+        back.join()
+        assert digest == sender.digest
+
+
+def test_many_switches_keep_the_order(splice: SpliceLab, family: Family) -> None:
+    """The receiver pauses whenever it caught up a little, so that the path changes again and again."""
+    size, step = 96 << 20, 6 << 20
+    with splice.spliced(family) as flow:
+        flow.client.settimeout(20)
+        sender = Sender(flow.client, size)
+        sender.start()
+        last = [0]
+
+        def pause(got: int) -> None:
+            if got - last[0] >= step:
+                last[0] = got
+                time.sleep(0.03)
+
+        digest = read_all(flow.server, size, pause)
+        sender.join()
+        assert digest == sender.digest
+        for _ in range(3):
+            transfer(flow.client, flow.server, 1 << 20)
+        assert ways(splice, flow)[0]["switches"] >= 2
+        assert splice.controller.counters()["limit"] >= 1
+
+
+@pytest.mark.parametrize("write", [1 << 20, 200_000, 5000], ids=str)
+def test_order_between_processes(splice: SpliceLab, family: Family, write: int) -> None:
+    """A sender that runs beside its receiver: large non-blocking writes, a receiver that stalls, bytes compared."""
+    size, dice = 48 << 20, random.Random(write)
+    stalls = sorted(dice.randrange(size) for _ in range(6))
+    with splice.spliced(family) as flow:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            flow.client.settimeout(30)
+            content = dice.randbytes(size)
+            for start in range(0, size, write):
+                flow.client.sendall(content[start : start + write])
+            os.write(writer, hashlib.sha256(content).hexdigest().encode())
+            os._exit(0)
+
+        def pause(got: int) -> None:
+            while stalls and got >= stalls[0]:
+                del stalls[0]
+                time.sleep(dice.choice((0.002, 0.02, 0.05)))
+
+        flow.server.settimeout(30)
+        digest = read_all(flow.server, size, pause)
+        assert digest == os.read(reader, 100).decode()
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_the_kill_switch_breaks_nothing(splice: SpliceLab, family: Family) -> None:
+    size = 24 << 20
+    with splice.spliced(family) as flow:
+        sender = Sender(flow.client, size)
+        sender.start()
+        turned: list[int] = []
+
+        def pause(got: int) -> None:
+            if got > len(turned) * (size // 8):
+                turned.append(got)
+                splice.controller.switch(on=len(turned) % 2 == 0)
+
+        digest = read_all(flow.server, size, pause)
+        sender.join()
+        assert digest == sender.digest
+        splice.controller.switch(on=False)
+        relayed = flow.agent.relayed[0]
+        transfer(flow.client, flow.server, 1 << 20)
+        assert flow.agent.relayed[0] == relayed + (1 << 20)
+        splice.controller.switch(on=True)
+        flow.warm_up()
+
+
+def test_disable_and_enable(splice: SpliceLab, family: Family) -> None:
+    with splice.spliced(family) as flow:
+        number = flow.agent.flow or 0
+        flow.client.sendall(b"queued")
+        splice.splicer.disable(number)
+        flow.client.sendall(b" and relayed")
+        assert read(flow.server, 18) == b"queued and relayed"
+        assert flow.agent.relayed[0] >= 12
+        splice.splicer.enable(number)
+        flow.warm_up()
+
+
+def test_two_threads_write_one_socket(splice: SpliceLab, family: Family) -> None:
+    """Messages of both arrive whole and each thread's in order."""
+    count, length = 3000, 512
+    with splice.spliced(family) as flow:
+        flow.client.settimeout(20)
+
+        def write(name: int) -> None:
+            for number in range(count):
+                flow.client.sendall(bytes([name]) + number.to_bytes(4, "big") + bytes(length - 5))
+
+        writers = [threading.Thread(target=write, args=(name,)) for name in (1, 2, 3)]
+        for writer in writers:
+            writer.start()
+        expected = {1: 0, 2: 0, 3: 0}
+        for position in range(3 * count):
+            message = read(flow.server, length)
+            assert int.from_bytes(message[1:5], "big") == expected[message[0]]
+            expected[message[0]] += 1
+            if position % 700 == 0:
+                time.sleep(0.02)
+        for writer in writers:
+            writer.join()
+
+
+def test_a_socket_that_processes_share(splice: SpliceLab) -> None:
+    """Parent and child write in turn; the child's end does not end the stream."""
+    with splice.spliced(V4) as flow:
+        pid = os.fork()
+        if pid == 0:
+            flow.client.sendall(b"child " * 10_000)
+            os._exit(0)
+        assert read(flow.server, 60_000) == b"child " * 10_000
+        os.waitpid(pid, 0)
+        flow.client.sendall(b"parent")
+        assert read(flow.server, 6) == b"parent"
+
+
+def test_a_receiver_that_closes_while_its_sender_sends(splice: SpliceLab, family: Family) -> None:
+    with splice.spliced(family) as flow:
+        sender = Sender(flow.client, 1 << 30)
+        sender.start()
+        read_all(flow.server, 1 << 20)
+        flow.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+        flow.server.close()
+        sender.join(10)
+        assert isinstance(sender.error, ConnectionResetError | BrokenPipeError)
+
+
+def test_the_node_wide_cap(lab: Lab) -> None:
+    splice = SpliceLab(lab, SpliceSettings(limit=4 << 20, cap=1 << 20))
+    with splice.spliced(V4) as flow:
+        transferred = Sender(flow.client, 8 << 20)
+        transferred.start()
+        wait_until(lambda: splice.controller.counters()["cap"] > 0, "the cap is reached")
+        assert splice.controller.queued() <= 1 << 20
+        digest = read_all(flow.server, 8 << 20)
+        transferred.join()
+        assert digest == transferred.digest
+
+
+def read(source: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        data = source.recv(size - len(found))
+        assert data
+        found += data
+    return found
+
+
+V4 = Family("v4", socket.AF_INET, "", "240.240.0.10", "10.9.9.9", "127.0.0.1")

@@ -1,0 +1,105 @@
+"""Same-node connections whose both ends are the test's: non-blocking underneath, as sockets with a time-out are. Such
+flows are spliced; how much went the short way is what the programs of the first node counted.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.netns.lab import Mesh, eventually
+from tests.netns.servers import CHUNK, read_exactly
+from tests.netns.shop import TARGET_PORT, Family, Shop
+from tests.netns.spot import IO_SECONDS
+
+ENDS_WITHIN = 5.0
+"""Seconds from the end of an agent to the reset of its spliced flows, on a loaded machine."""
+
+
+class Pair:
+    """A same-node connection, both ends; counts what ``exchange`` sent each way."""
+
+    def __init__(self, shop: Shop, client: socket.socket, server: socket.socket) -> None:
+        self.shop = shop
+        self.client = client
+        self.server = server
+        self.sent = 0
+
+    def exchange(self, word: bytes = b"word") -> None:
+        """The same bytes there and back."""
+        for sender, receiver in ((self.client, self.server), (self.server, self.client)):
+            sender.sendall(word)
+            assert read_exactly(receiver, len(word)) == word
+        self.sent += len(word)
+
+    def short_cut(self, word: bytes = b"word") -> float:
+        """How many bytes of an exchange went the short way."""
+        before = redirected(self.shop)
+        self.exchange(word)
+        return redirected(self.shop) - before
+
+    def splice(self) -> None:
+        """Exchange until both directions are spliced."""
+        eventually(lambda: self.short_cut() == 2 * len(b"word"), what="both directions are spliced")
+
+    @property
+    def port(self) -> str:
+        """How the access log's src.addr ends."""
+        return f":{self.client.getsockname()[1]}"
+
+
+@contextmanager
+def pair(shop: Shop, family: Family = Family.V4, *, seconds: float | None = IO_SECONDS) -> Iterator[Pair]:
+    """A new connection; ``seconds`` None: both ends block."""
+    with shop.local.spot.listen(TARGET_PORT) as listener, shop.dial(shop.local, family) as client:
+        server = listener.accept()[0]
+        with server:
+            for end in (client, server):
+                end.settimeout(seconds)
+            yield Pair(shop, client, server)
+
+
+@contextmanager
+def spliced(shop: Shop, family: Family = Family.V4) -> Iterator[Pair]:
+    """... of which both directions are spliced."""
+    with pair(shop, family) as flow:
+        flow.splice()
+        yield flow
+
+
+def redirected(shop: Shop) -> float:
+    """Bytes that went the short way on the first node since its agent started."""
+    return metric(shop.mesh, "nodemesh_splice_total", event="bytes")
+
+
+def metric(mesh: Mesh, name: str, **labels: str) -> float:
+    """The sum of a metric's series with these labels, on the first node."""
+    found = [
+        sample.value
+        for sample in mesh.a.metrics()
+        if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items())
+    ]
+    return sum(found)
+
+
+def assert_reset(end: socket.socket, within: float = ENDS_WITHIN) -> None:
+    """A reset, in time, whatever could be read before it; not an end, not a hang."""
+    end.settimeout(within)
+    with pytest.raises(ConnectionResetError):
+        while end.recv(CHUNK):
+            pass
+        pytest.fail("the stream ended as if it were complete")
+
+
+def transfer(source: socket.socket, target: socket.socket, data: bytes) -> bytes:
+    """Send in a thread, read here."""
+    sender = threading.Thread(target=source.sendall, args=(data,), daemon=True)
+    sender.start()
+    try:
+        return read_exactly(target, len(data))
+    finally:
+        sender.join(IO_SECONDS)
