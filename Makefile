@@ -10,7 +10,7 @@ CASES  ?=
 # BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,CI)
 
-.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench test ci demo up down clean root lock
+.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench bench-soak bench-keep test ci demo up down clean root lock
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -93,9 +93,17 @@ up: setup root ## start the demo's mesh and leave it running
 down: root ## remove the mesh that `make up` left
 	@test -x $(PY) || { echo "nothing to remove: there is no $(VENV)"; exit 0; }; $(ROOT) $(PY) -m tests.demo down
 
-bench: setup-bench root ## measure against other proxies; CASES="http-keepalive-16 bulk" picks
+bench: setup-bench root ## measure against no mesh, Envoy, HAProxy (the better part of an hour; CASES="bulk echo-rtt", SYSTEMS, TOPOLOGIES, RUNS, SECONDS choose less)
 	@$(ROOT) $(PY) -m tests.bench $(if $(CASES),--cases "$(CASES)") $(if $(SYSTEMS),--systems "$(SYSTEMS)") \
-	  $(if $(TOPOLOGIES),--topologies "$(TOPOLOGIES)") $(if $(RUNS),--runs "$(RUNS)") $(if $(SECONDS),--seconds "$(SECONDS)")
+	  $(if $(TOPOLOGIES),--topologies "$(TOPOLOGIES)") $(if $(RUNS),--runs "$(RUNS)") $(if $(SECONDS),--seconds "$(SECONDS)") \
+	  $(if $(IDLE_CONNECTIONS),--idle-connections "$(IDLE_CONNECTIONS)") $(if $(SOAK_SECONDS),--soak-seconds "$(SOAK_SECONDS)")
+
+bench-soak: setup-bench root ## mixed traffic through every system, SOAK_SECONDS (default 600) at a time; any error fails
+	@$(ROOT) $(PY) -m tests.bench --cases soak --runs 1 --soak-seconds "$(or $(SOAK_SECONDS),600)" --output build/soak \
+	  $(if $(SYSTEMS),--systems "$(SYSTEMS)") $(if $(TOPOLOGIES),--topologies "$(TOPOLOGIES)")
+
+bench-keep: ## put build/bench.* beside the benchmark as the figures that README shows; only of a whole run
+	@$(PY) -m tests.bench.keep build tests/bench/results
 
 clean: ## remove what was built (not .venv)
 	$(MAKE) -C bpf clean

@@ -1,11 +1,15 @@
-"""What is measured: a client program, its figures, and the proxies' CPU or memory meanwhile."""
+"""What is measured: a client program, its figures, and the CPU or memory that it takes meanwhile.
+
+`soak` is in a file of its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +17,22 @@ from tests.bench import outputs
 from tests.bench.apps import BODY_OCTETS, echo_command
 from tests.bench.figures import RunError, Sample
 from tests.bench.processes import LOG_TAIL, output_of
-from tests.bench.systems.base import App, Deployment
-from tests.bench.usage import measured, settled_pss_kib
+from tests.bench.systems.base import App, Deployment, Entry
+from tests.bench.usage import Cost, measured, settled_pss_kib
 
 WRK_SCRIPT = Path(__file__).parent / "clients" / "wrk.lua"
 FINISH_S = 20.0
 """A client program may take this much longer than the run lasts."""
 AB_CONCURRENCY = 8
-MAX_NEW_CONNECTIONS = 200_000
-"""Bound of one run, whatever the time."""
+MAX_PER_S = 50_000
+"""New connections: the bound of one run, for each of its seconds. Out of reach; ab wants one."""
+MAX_CONNECTIONS_MADE = 20_000_000
+"""And in all: ab reserves memory for each."""
 HOLD_S_PER_CONNECTION = 0.05
 """Time allowed for opening idle connections."""
+HOLD_RATE_PER_S = 800
+"""How many of them a slow system opens in a second: for the estimate of the time a run takes."""
+SETTLE_ALLOWANCE_S = 2
 WARM_UP_S = 1
 
 
@@ -34,6 +43,7 @@ class Settings:
     seconds: int
     runs: int
     idle_connections: int
+    soak_seconds: int
     scratch: Path
     """Directory for files of client programs."""
 
@@ -49,87 +59,94 @@ class Case:
     """Deploys the system anew for every run, because the run changes it (memory once taken is not given back)."""
     needs_proxies: bool = False
     """Measures nothing but the proxies."""
+    more_apps: frozenset[App] = frozenset()
+    """Server programs besides `app`."""
+    lasts: Callable[[Settings], int] = lambda settings: settings.seconds
+    """The `seconds` of a run; of a fresh case, about what it takes."""
+
+    @property
+    def apps(self) -> frozenset[App]:
+        """Every server program that it needs."""
+        return self.more_apps | {self.app}
 
 
-def _sample(deployment: Deployment, operations: outputs.Operations, cpu_s: float) -> Sample:
-    sample = {"rps": operations.count / operations.seconds, "p50_us": operations.p50_us, "p99_us": operations.p99_us}
+def per_operation(deployment: Deployment, count: int, cost: Cost) -> dict[str, float]:
+    """CPU for each of `count` operations; of the proxies only where there are any."""
+    sample = {"cpu_all_us_per_op": cost.all_s / count * 1e6, "softirq_us_per_op": cost.softirq_s / count * 1e6}
     if deployment.proxies:
-        sample["cpu_us_per_op"] = cpu_s / operations.count * 1e6
+        sample["cpu_us_per_op"] = cost.proxies_s / count * 1e6
     return sample
+
+
+def _sample(deployment: Deployment, operations: outputs.Operations, cost: Cost) -> Sample:
+    return {
+        "rps": operations.count / operations.seconds,
+        "p50_us": operations.p50_us,
+        "p99_us": operations.p99_us,
+        **per_operation(deployment, operations.count, cost),
+    }
+
+
+def wrk_command(entry: Entry, connections: int, seconds: int) -> list[str]:
+    """Keep-alive requests on that many connections."""
+    url = f"http://{entry.host}:{entry.port}/"
+    return ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(WRK_SCRIPT), url]
+
+
+def ab_command(entry: Entry, concurrency: int, seconds: int, served: Path, *more: str) -> list[str]:
+    """A connection for each request; percentiles go to the file `served`."""
+    most = min(MAX_PER_S * seconds, MAX_CONNECTIONS_MADE)
+    options = ["-t", str(seconds), "-n", str(most), "-c", str(concurrency), "-e", str(served), *more]
+    return ["ab", "-q", *options, f"http://{entry.host}:{entry.port}/"]
+
+
+def iperf3_command(entry: Entry, streams: int, seconds: int) -> list[str]:
+    """As many bytes as go through, from the client to the server."""
+    return ["iperf3", "-c", entry.host, "-p", str(entry.port), "-t", str(seconds), "-P", str(streams), "-J"]
 
 
 def _keepalive(connections: int) -> Callable[[Deployment, Settings, int], Sample]:
     def run(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
-        entry = deployment.entries[App.HTTP]
-        with measured(deployment.proxies, deployment.cgroups) as cost:
-            text = output_of(
-                deployment.client,
-                [
-                    "wrk",
-                    "-t",
-                    "1",
-                    "-c",
-                    str(connections),
-                    "-d",
-                    f"{seconds}s",
-                    "-s",
-                    str(WRK_SCRIPT),
-                    f"http://{entry.host}:{entry.port}/",
-                ],
-                seconds + FINISH_S,
-            )
-        return _sample(deployment, outputs.wrk(text, BODY_OCTETS), cost.cpu_s)
+        command = wrk_command(deployment.entries[App.HTTP], connections, seconds)
+        with measured(deployment) as cost:
+            text = output_of(deployment.client, command, seconds + FINISH_S)
+        return _sample(deployment, outputs.wrk(text, BODY_OCTETS), cost)
 
     return run
 
 
 def _new_connections(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
-    entry = deployment.entries[App.HTTP]
     served = settings.scratch / "ab.csv"
     served.unlink(missing_ok=True)
-    with measured(deployment.proxies, deployment.cgroups) as cost:
-        text = output_of(
-            deployment.client,
-            [
-                "ab",
-                "-q",
-                "-t",
-                str(seconds),
-                "-n",
-                str(MAX_NEW_CONNECTIONS),
-                "-c",
-                str(AB_CONCURRENCY),
-                "-e",
-                str(served),
-                f"http://{entry.host}:{entry.port}/",
-            ],
-            seconds + FINISH_S,
-        )
-    return _sample(deployment, outputs.ab(text, served.read_text()), cost.cpu_s)
+    command = ab_command(deployment.entries[App.HTTP], AB_CONCURRENCY, seconds, served)
+    with measured(deployment) as cost:
+        text = output_of(deployment.client, command, seconds + FINISH_S)
+    return _sample(deployment, outputs.ab(text, served.read_text()), cost)
 
 
 def _echo(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
     entry = deployment.entries[App.ECHO]
-    with measured(deployment.proxies, deployment.cgroups) as cost:
+    with measured(deployment) as cost:
         text = output_of(
             deployment.client, echo_command("rtt", entry.host, str(entry.port), str(seconds)), seconds + FINISH_S
         )
-    return _sample(deployment, outputs.echo(text), cost.cpu_s)
+    return _sample(deployment, outputs.echo(text), cost)
 
 
 def _bulk(streams: int) -> Callable[[Deployment, Settings, int], Sample]:
     def run(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
-        entry = deployment.entries[App.BULK]
-        with measured(deployment.proxies, deployment.cgroups) as cost:
-            text = output_of(
-                deployment.client,
-                ["iperf3", "-c", entry.host, "-p", str(entry.port), "-t", str(seconds), "-P", str(streams), "-J"],
-                seconds + FINISH_S,
-            )
+        command = iperf3_command(deployment.entries[App.BULK], streams, seconds)
+        with measured(deployment) as cost:
+            text = output_of(deployment.client, command, seconds + FINISH_S)
         transfer = outputs.iperf3(text, streams)
-        sample = {"gbit_s": transfer.octets * 8 / transfer.seconds / 1e9}
+        gigabytes = transfer.octets / 1e9
+        sample = {
+            "gbit_s": gigabytes * 8 / transfer.seconds,
+            "cpu_all_s_per_gb": cost.all_s / gigabytes,
+            "softirq_s_per_gb": cost.softirq_s / gigabytes,
+        }
         if deployment.proxies:
-            sample["cpu_s_per_gb"] = cost.cpu_s / (transfer.octets / 1e9)
+            sample["cpu_s_per_gb"] = cost.proxies_s / gigabytes
         return sample
 
     return run
@@ -172,15 +189,17 @@ def _held(deployment: Deployment, connections: int) -> Iterator[None]:
             popen.kill()
 
 
-CASES: Mapping[str, Case] = {
-    case.name: case
-    for case in (
-        Case(name="http-keepalive-16", app=App.HTTP, run=_keepalive(16)),
-        Case(name="http-keepalive-64", app=App.HTTP, run=_keepalive(64)),
-        Case(name="echo-rtt", app=App.ECHO, run=_echo),
-        Case(name="bulk", app=App.BULK, run=_bulk(1)),
-        Case(name="bulk-8", app=App.BULK, run=_bulk(8)),
-        Case(name="new-connections", app=App.HTTP, run=_new_connections),
-        Case(name="idle-memory", app=App.ECHO, run=_idle_memory, fresh=True, needs_proxies=True),
-    )
-}
+def _idle_lasts(settings: Settings) -> int:
+    return WARM_UP_S + SETTLE_ALLOWANCE_S + math.ceil(settings.idle_connections / HOLD_RATE_PER_S)
+
+
+SINGLE = (
+    Case(name="http-keepalive-16", app=App.HTTP, run=_keepalive(16)),
+    Case(name="http-keepalive-64", app=App.HTTP, run=_keepalive(64)),
+    Case(name="echo-rtt", app=App.ECHO, run=_echo),
+    Case(name="bulk", app=App.BULK, run=_bulk(1)),
+    Case(name="bulk-8", app=App.BULK, run=_bulk(8)),
+    Case(name="new-connections", app=App.HTTP, run=_new_connections),
+    Case(name="idle-memory", app=App.ECHO, run=_idle_memory, fresh=True, needs_proxies=True, lasts=_idle_lasts),
+)
+"""The cases of one kind of traffic each."""

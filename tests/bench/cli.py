@@ -1,4 +1,4 @@
-"""The command line: picks cases and systems, runs them, writes build/bench.json and build/bench.md."""
+"""The command line: picks cases and systems, runs them, writes build/bench.json, bench.md and bench.svg."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from tests.bench.cases import CASES, Settings
+from tests.bench.cases import Settings
+from tests.bench.catalogue import CASES
 from tests.bench.figures import RunError, Topology
+from tests.bench.guard import guarded
 from tests.bench.machine import describe
+from tests.bench.picture import svg
 from tests.bench.report import document, markdown, problems
 from tests.bench.rounds import Results, Rounds
+from tests.bench.schedule import sentence
 from tests.bench.sites import scratch, sweep
 from tests.bench.systems.registry import SYSTEMS
 
 DEFAULT_RUNS = 5
 DEFAULT_SECONDS = 4
-DEFAULT_IDLE_CONNECTIONS = 1000
-MAX_RUNS, MAX_SECONDS, MAX_IDLE_CONNECTIONS = 100, 300, 5000
+DEFAULT_IDLE_CONNECTIONS = 5000
+DEFAULT_SOAK_SECONDS = 10
+MAX_RUNS, MAX_SECONDS, MAX_IDLE_CONNECTIONS, MAX_SOAK_SECONDS = 100, 300, 5000, 3600
 
 PROGRAMS: Mapping[str, str] = {
     "ip": "iproute2",
@@ -91,6 +96,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         ("runs", DEFAULT_RUNS, MAX_RUNS, "runs of each system; 5 or more for figures to quote"),
         ("seconds", DEFAULT_SECONDS, MAX_SECONDS, "duration of a run"),
         ("idle-connections", DEFAULT_IDLE_CONNECTIONS, MAX_IDLE_CONNECTIONS, "connections of idle-memory"),
+        ("soak-seconds", DEFAULT_SOAK_SECONDS, MAX_SOAK_SECONDS, "duration of a run of soak"),
     ):
         parser.add_argument(
             f"--{option}", type=_count(most), default=default, metavar="N", help=f"{text}; default {default}"
@@ -110,7 +116,7 @@ def _needs() -> None:
 
 
 def _write(output: Path, machine: Mapping[str, object], results: Results) -> str:
-    """Both files, whole or not at all each; returns the table."""
+    """The three files, whole or not at all each; returns the table."""
     value = document(machine, results.rows)
     if wrong := problems(value):
         raise RunError(f"the result breaks its own format: {'; '.join(wrong)}")
@@ -118,7 +124,11 @@ def _write(output: Path, machine: Mapping[str, object], results: Results) -> str
     if results.failures:
         table += "\n## Failed\n\n" + "".join(f"- {line}\n" for line in results.failures)
     output.mkdir(parents=True, exist_ok=True)
-    for name, text in (("bench.json", json.dumps(value, indent=1) + "\n"), ("bench.md", table)):
+    for name, text in (
+        ("bench.json", json.dumps(value, indent=1) + "\n"),
+        ("bench.md", table),
+        ("bench.svg", svg(machine, results.rows)),
+    ):
         partial = output / f"{name}.partial"
         partial.write_text(text)
         partial.replace(output / name)
@@ -141,15 +151,21 @@ def _bench(options: argparse.Namespace, directory: Path) -> int:
     systems = [SYSTEMS[name] for name in options.systems]
     cases = [CASES[name] for name in options.cases]
     settings = Settings(
-        seconds=options.seconds, runs=options.runs, idle_connections=options.idle_connections, scratch=directory
+        seconds=options.seconds,
+        runs=options.runs,
+        idle_connections=options.idle_connections,
+        soak_seconds=options.soak_seconds,
+        scratch=directory,
     )
+    topologies = [Topology(name) for name in options.topologies]
+    _say(f"bench: {sentence(topologies, cases, systems, settings)}")
     machine = describe(systems, settings)
     results = Results()
     rounds = Rounds(systems, settings, results, _say)
-    for topology in map(Topology, options.topologies):
+    for topology in topologies:
         rounds.run(topology, cases)
     table = _write(options.output, machine, results)
-    _say(f"\n{table}\nwritten: {options.output / 'bench.json'}, {options.output / 'bench.md'}")
+    _say(f"\n{table}\nwritten: bench.json, bench.md and bench.svg in {options.output}")
     for failure in results.failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if results.failures else 0
@@ -170,10 +186,10 @@ def main(arguments: Sequence[str]) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         for name in sweep():
             _say(f"removed {name}, left by a run that was killed")
-        with scratch() as directory:
+        with guarded(os.getpid()), scratch() as directory:
             return _bench(options, directory)
     except RunError as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
     finally:
-        sweep(own=True)  # a signal in the middle of a removal leaves the rest of it
+        sweep(os.getpid())  # a signal in the middle of a removal leaves the rest of it

@@ -21,11 +21,21 @@ UNITS: Mapping[str, str] = {
     "p50_us": "us",
     "p99_us": "us",
     "cpu_us_per_op": "us",
+    "cpu_all_us_per_op": "us",
+    "softirq_us_per_op": "us",
     "gbit_s": "Gbit/s",
     "cpu_s_per_gb": "s/GB",
+    "cpu_all_s_per_gb": "s/GB",
+    "softirq_s_per_gb": "s/GB",
     "kib_per_connection": "KiB",
+    "errors": "1",
 }
-"""Every metric with its unit. A gigabyte is 10^9 bytes; CPU is the proxies' alone, user and system time."""
+"""Every metric with its unit. A gigabyte is 10^9 bytes. CPU is user and system time, counted in three ways:
+
+- `cpu_…`: of the proxies alone (`usage.Cost.proxies_s`);
+- `cpu_all_…`: of all parties, client and server program, proxies and control (`usage.Cost.all_s`);
+- `softirq_…`: of the whole machine in softirq, most of it a part of `cpu_all_…` (`usage.Cost.softirq_s`).
+"""
 
 HIGHER_IS_BETTER = frozenset({"rps", "gbit_s"})
 

@@ -23,6 +23,7 @@ def describe(systems: Sequence[System], settings: Settings) -> dict[str, object]
         "python": platform.python_version(),
         "seconds_per_run": settings.seconds,
         "idle_connections": settings.idle_connections,
+        "soak_seconds": settings.soak_seconds,
         "versions": {
             **{system.name: system.version() for system in systems},
             "nginx": _first_line("nginx", "-v"),

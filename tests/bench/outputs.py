@@ -21,6 +21,8 @@ class Operations:
     seconds: float
     p50_us: float
     p99_us: float
+    errors: int = 0
+    """What went wrong; always 0 where errors were not tolerated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +58,21 @@ def _sound(operations: Operations, program: str) -> Operations:
     return operations
 
 
-def wrk(text: str, body_octets: int) -> Operations:
-    """The report of clients/wrk.lua. Every answer must be a 2xx of at least `body_octets`."""
+def wrk(text: str, body_octets: int, *, tolerant: bool = False) -> Operations:
+    """The report of clients/wrk.lua. Every answer must be a 2xx of at least `body_octets`; `tolerant` counts others."""
     report = _json(text, "wrk")
     errors = {
         name.removeprefix("errors_"): int(_number(value, "wrk", name))
         for name, value in report.items()
         if name.startswith("errors_")
     }
-    if any(errors.values()):
+    if any(errors.values()) and not tolerant:
         raise RunError(f"wrk saw errors: {', '.join(f'{name} {count}' for name, count in errors.items() if count)}")
     if set(errors) != {"connect", "read", "write", "status", "timeout"}:
         raise RunError(f"wrk: the report lacks error counts, it has {sorted(errors)}")
     count = int(_number(report.get("requests"), "wrk", "requests"))
     octets = _number(report.get("bytes"), "wrk", "bytes")
-    if count and octets / count < body_octets:
+    if count and octets / count < body_octets and not any(errors.values()):
         raise RunError(f"wrk: answers of {octets / count:.0f} bytes, expected more than {body_octets}")
     return _sound(
         Operations(
@@ -78,13 +80,14 @@ def wrk(text: str, body_octets: int) -> Operations:
             seconds=_number(report.get("duration_us"), "wrk", "duration_us") / 1e6,
             p50_us=_number(report.get("p50_us"), "wrk", "p50_us"),
             p99_us=_number(report.get("p99_us"), "wrk", "p99_us"),
+            errors=sum(errors.values()),
         ),
         "wrk",
     )
 
 
-def ab(text: str, percentages: str) -> Operations:
-    """ApacheBench: its report, and the file of `-e` (percentage served, milliseconds)."""
+def ab(text: str, percentages: str, *, tolerant: bool = False) -> Operations:
+    """ApacheBench: its report, and the file of `-e` (percentage served, milliseconds); `tolerant` counts failures."""
 
     def field(name: str) -> float:
         match = re.search(rf"^{re.escape(name)}:\s+([0-9.]+)", text, re.MULTILINE)
@@ -92,10 +95,13 @@ def ab(text: str, percentages: str) -> Operations:
             raise RunError(f"ab: no {name!r} in its report: {text[-300:]!r}")
         return float(match[1])
 
-    for problem in ("Failed requests", "Write errors", "Non-2xx responses"):
-        if re.search(rf"^{problem}:", text, re.MULTILINE) and field(problem):
-            raise RunError(f"ab: {problem.lower()} {field(problem):.0f}")
     field("Failed requests")
+    errors = 0
+    for problem in ("Failed requests", "Write errors", "Non-2xx responses"):
+        count = int(field(problem)) if re.search(rf"^{problem}:", text, re.MULTILINE) else 0
+        if count and not tolerant:
+            raise RunError(f"ab: {problem.lower()} {count}")
+        errors += count
     served = {row[0]: row[1] for row in csv.reader(percentages.splitlines()) if len(row) == 2}
     try:
         p50, p99 = float(served["50"]) * 1000, float(served["99"]) * 1000
@@ -103,7 +109,11 @@ def ab(text: str, percentages: str) -> Operations:
         raise RunError(f"ab: no percentiles in {percentages[:200]!r}") from None
     return _sound(
         Operations(
-            count=int(field("Complete requests")), seconds=field("Time taken for tests"), p50_us=p50, p99_us=p99
+            count=int(field("Complete requests")),
+            seconds=field("Time taken for tests"),
+            p50_us=p50,
+            p99_us=p99,
+            errors=errors,
         ),
         "ab",
     )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tests.bench.figures import HIGHER_IS_BETTER, UNITS, Row, Topology
 
-BASELINES = ("direct", "envoy", "haproxy")
+BASELINES = ("direct", "envoy", "envoy-hbone", "haproxy")
 """The systems that the table gives ratios to, where they ran."""
 
 ABSENT = "-"
@@ -80,7 +80,9 @@ def markdown(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
     lines += [
         "",
         "Medians; ratio columns are the system's median divided by the baseline's of the same invocation. "
-        "CPU and memory are those of the proxies alone, so `direct` has none.",
+        "`cpu_` and `kib_` are of the proxies alone, so `direct` has none; `cpu_all_` counts all parties (client and "
+        "server program, proxies, control, the softirq charged to them, ksoftirqd); `softirq_` is the whole "
+        "machine's.",
     ]
     for topology in Topology:
         for case in dict.fromkeys(row.case for row in rows if row.topology == topology):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from tests.bench.apps import serving
@@ -37,7 +37,7 @@ class Rounds:
         steady = [case for case in cases if not case.fresh]
         if steady:
             with contextlib.ExitStack() as stack:
-                deployments = self._deploy_all(stack, topology, {case.app for case in steady})
+                deployments = self._deploy_all(stack, topology, {app for case in steady for app in case.apps})
                 for case in steady:
                     self._case(topology, case, deployments)
         for case in cases:
@@ -48,7 +48,7 @@ class Rounds:
         self,
         stack: contextlib.ExitStack,
         topology: Topology,
-        apps: set[App],
+        apps: Set[App],
     ) -> dict[str, Deployment]:
         deployments = {}
         for system in self.systems:
@@ -60,7 +60,7 @@ class Rounds:
         return deployments
 
     @contextlib.contextmanager
-    def _deployed(self, system: System, topology: Topology, apps: set[App]) -> Iterator[Deployment]:
+    def _deployed(self, system: System, topology: Topology, apps: Set[App]) -> Iterator[Deployment]:
         """The system with its server programs. Their files go last."""
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(scratch())
@@ -79,7 +79,7 @@ class Rounds:
         for number in range(1, self.settings.runs + 1):
             for name in list(samples):
                 where = f"{topology} {case.name} {name} (run {number}/{self.settings.runs})"
-                sample = self._attempt(where, case, deployments[name], self.settings.seconds)
+                sample = self._attempt(where, case, deployments[name], case.lasts(self.settings))
                 self._collect(samples, name, sample, where)
         self._summarise(topology, case, samples)
 
@@ -93,8 +93,8 @@ class Rounds:
                 where = f"{topology} {case.name} {name} (run {number}/{self.settings.runs})"
                 sample = None
                 try:
-                    with self._deployed(by_name[name], topology, {case.app}) as deployment:
-                        sample = self._attempt(where, case, deployment, self.settings.seconds)
+                    with self._deployed(by_name[name], topology, case.apps) as deployment:
+                        sample = self._attempt(where, case, deployment, case.lasts(self.settings))
                 except RunError as failure:
                     self._failed(f"{where}: {failure}")
                     sample = None
@@ -115,6 +115,8 @@ class Rounds:
             del samples[name]
             return
         samples[name].append(sample)
+        if errors := sample.get("errors"):
+            self._failed(f"{where}: {errors:.0f} errors, there must be none")
         self.say(f"{where}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in sample.items()))
 
     def _summarise(self, topology: Topology, case: Case, samples: dict[str, list[Sample]]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.figures import RunError, Topology
+from tests.netns import place
 
 PREFIX = "nmb"
 CLIENT_ADDRESS = "10.213.0.1"
@@ -134,27 +135,43 @@ def _remove_cgroup(path: Path) -> None:
     path.rmdir()
 
 
-def sweep(*, own: bool = False) -> list[str]:
-    """Remove what benchmarks that no longer live have left, and with `own` what this one has; returns the names."""
-    removed = []
+def sweep(owner: int | None = None) -> list[str]:
+    """Remove what benchmarks that no longer live have left, or what the one of process `owner` has; returns the names.
+
+    Labs of meshes (`tests.netns.place`) included: of any program that is gone.
+    """
+    removed = _sweep_labs(owner)
     namespaces = Path("/run/netns")
     for path in sorted(namespaces.glob(f"{PREFIX}-*")) if namespaces.is_dir() else []:
-        if _orphaned(path.name, own):
+        if _orphaned(path.name, owner):
             _run("ip", "netns", "delete", path.name)
             removed.append(path.name)
     for path in sorted(cgroup2_root().glob(f"{PREFIX}-*")):
-        if path.is_dir() and _orphaned(path.name, own):
+        if path.is_dir() and _orphaned(path.name, owner):
             _remove_cgroup(path)
             removed.append(path.name)
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}-*")):
-        if path.is_dir() and _orphaned(path.name, own):
-            shutil.rmtree(path)
+        if path.is_dir() and _orphaned(path.name, owner):
+            shutil.rmtree(path, ignore_errors=True)
             removed.append(str(path))
     return removed
 
 
-def _orphaned(name: str, own: bool) -> bool:
+def _sweep_labs(owner: int | None) -> list[str]:
+    before = place.existing()
+    if owner is not None:
+        for name in before:
+            lab = place.Place(name)
+            with contextlib.suppress(OSError):
+                if (lab.directory / "owner").read_text().split()[:1] == [str(owner)]:
+                    lab.remove()
+    else:
+        place.sweep()
+    return [f"{place.PREFIX}{name}" for name in sorted(set(before) - set(place.existing()))]
+
+
+def _orphaned(name: str, owner: int | None) -> bool:
     match = re.fullmatch(rf"{PREFIX}-(\d+)-\d+", name)
     if match is None:
         return False
-    return own if int(match[1]) == os.getpid() else not Path("/proc", match[1]).exists()
+    return int(match[1]) == owner if owner is not None else not Path("/proc", match[1]).exists()

@@ -33,6 +33,7 @@ def serve(port: int) -> None:
                     connection, _ = listener.accept()
                 except OSError:
                     continue
+                connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 selector.register(connection, selectors.EVENT_READ)
             elif isinstance(key.fileobj, socket.socket):
@@ -40,7 +41,7 @@ def serve(port: int) -> None:
 
 
 def _answer(selector: selectors.BaseSelector, connection: socket.socket) -> None:
-    """Blocking sockets: a client here never has more than one small message under way."""
+    """An event loop's server: no client here has more than one small message under way, so a send never waits."""
     try:
         if data := connection.recv(CHUNK):
             connection.sendall(data)

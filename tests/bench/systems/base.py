@@ -40,6 +40,9 @@ class Deployment:
     """Process ids of the proxies on both nodes; their descendants count too."""
     cgroups: tuple[Path, ...] = ()
     """Cgroups that hold the proxies and nothing else: a second count of their CPU. May be empty."""
+    parties: tuple[Path, ...] = ()
+    """Cgroups that hold, between them and once each, everything that takes part: the client's and the server's program,
+    the proxies, control."""
     logs: tuple[Path, ...] = ()
     """Of the proxies; their ends are shown when a run fails."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.figures import Topology
 from tests.bench.processes import Place
-from tests.bench.sites import site
+from tests.bench.sites import cgroup, site
 from tests.bench.systems.base import App, Deployment, Entry
 
 
@@ -24,9 +24,10 @@ class Direct:
 
     @contextlib.contextmanager
     def deploy(self, topology: Topology, scratch: Path) -> Iterator[Deployment]:
-        with site(topology) as nodes:
+        with site(topology) as nodes, cgroup() as client, cgroup() as server:
             yield Deployment(
-                client=Place(nodes.client),
-                server=Place(nodes.server),
+                client=Place(nodes.client, client),
+                server=Place(nodes.server, server),
+                parties=(client, server),
                 entries={app: Entry(nodes.server_address, app.value) for app in App},
             )

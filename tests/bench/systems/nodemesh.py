@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.bench.apps import echo_command, serving
 from tests.bench.figures import RunError, Topology
@@ -19,6 +20,8 @@ VIP = "240.240.0.10"
 SERVICE_PORTS = {80 + offset: app for offset, app in enumerate(App)}
 AGENT_SETTINGS = {"NODEMESH_ACCESS_LOG": "off", "NODEMESH_LOG_LEVEL": "warning"}
 """No access log in any system."""
+NO_SPLICE = MappingProxyType({"NODEMESH_SPLICE": "off"})
+"""The relay alone, on one node too: what splicing is worth, and what a node pays where it is off."""
 CARRIES_S = 20.0
 """Time for the resources to reach both agents."""
 PROBE_S = 0.01
@@ -26,19 +29,24 @@ PROBE_TIMEOUT_S = 10.0
 
 
 class Nodemesh:
-    """One service, one workload behind it; every setting of the agents that costs or saves work at its default."""
+    """One service, one workload behind it; every setting of the agents that costs or saves work at its default, but
+    those that `settings` (environment of the agents) names."""
 
-    name = "nodemesh"
     has_proxies = True
 
+    def __init__(self, name: str = "nodemesh", settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.name = name
+        self._settings = settings
+
     def version(self) -> str:
-        return f"nodemesh {importlib.metadata.version('nodemesh')}"
+        changed = "".join(f" {key}={value}" for key, value in self._settings.items())
+        return f"nodemesh {importlib.metadata.version('nodemesh')}{changed}"
 
     @contextlib.contextmanager
     def deploy(self, topology: Topology, scratch: Path) -> Iterator[Deployment]:
         with contextlib.ExitStack() as stack:
             try:
-                mesh = Mesh(agent_settings=AGENT_SETTINGS)
+                mesh = Mesh(agent_settings={**AGENT_SETTINGS, **self._settings})
                 stack.callback(mesh.stop)
                 mesh.start()
                 deployment = _set_up(mesh, topology)
@@ -69,6 +77,7 @@ def _set_up(mesh: Mesh, topology: Topology) -> Deployment:
         entries={app: Entry(VIP, port) for port, app in SERVICE_PORTS.items()},
         proxies=frozenset(node.agent.pid for node in agents if node.agent is not None),
         cgroups=tuple(node.system.cgroup for node in agents),
+        parties=(*(node.system.cgroup for node in agents), mesh.control_spot.cgroup, client.cgroup, server.cgroup),
         logs=tuple(node.log for node in agents),
     )
 

@@ -1,4 +1,4 @@
-"""What Envoy and HAProxy have in common: a proxy on each node, mTLS between them.
+"""What Envoy (as TCP proxy and as HTTP/2 tunnel) and HAProxy have in common: a proxy on each node, mTLS between them.
 
 The client's proxy takes plaintext on its loopback, opens mTLS to the server's proxy, which forwards to its own
 loopback. On the same-node topology both run in one namespace.
@@ -41,7 +41,7 @@ def deploy_pair(
     """Run the commands of `client` and `server`, wait until they listen."""
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(site(topology))
-        group = stack.enter_context(cgroup())
+        group, client, server = (stack.enter_context(cgroup()) for _ in range(3))
         pids = []
         for side, netns, ports in (("server", nodes.server, TLS_PORTS), ("client", nodes.client, ENTRY_PORTS)):
             process = stack.enter_context(
@@ -50,10 +50,11 @@ def deploy_pair(
             wait_listening(process, list(ports.values()))
             pids.append(process.popen.pid)
         yield Deployment(
-            client=Place(nodes.client),
-            server=Place(nodes.server),
+            client=Place(nodes.client, client),
+            server=Place(nodes.server, server),
             proxies=frozenset(pids),
             cgroups=(group,),
+            parties=(group, client, server),
             entries={app: Entry(LOOPBACK, port) for app, port in ENTRY_PORTS.items()},
             logs=(scratch / "client.log", scratch / "server.log"),
         )

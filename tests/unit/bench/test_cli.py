@@ -26,12 +26,16 @@ def test_unknown_names_are_all_told_with_the_known_ones() -> None:
     ("arguments", "message"),
     [
         (["--cases", "http-l8"], "unknown case http-l8; known: http-keepalive-16, "),
-        (["--systems", "nginx"], "unknown system nginx; known: direct, nodemesh, envoy, haproxy"),
+        (
+            ["--systems", "nginx"],
+            "unknown system nginx; known: direct, nodemesh, nodemesh-nosplice, envoy, envoy-hbone, haproxy",
+        ),
         (["--topologies", "mars"], "unknown topology mars; known: same-node, cross-node"),
         (["--runs", "0"], "whole number from 1 to 100, not '0'"),
         (["--runs", "-1"], "whole number from 1 to 100, not '-1'"),
         (["--seconds", "1.5"], "whole number from 1 to 300, not '1.5'"),
         (["--idle-connections", "5001"], "whole number from 1 to 5000, not '5001'"),
+        (["--soak-seconds", "0"], "whole number from 1 to 3600, not '0'"),
     ],
 )
 def test_wrong_usage_is_explained(

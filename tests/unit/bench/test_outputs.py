@@ -86,6 +86,13 @@ def test_an_ab_run_with_any_error_is_none(failed: int, extra: str, message: str)
         outputs.ab(AB.format(failed=failed, extra=extra), AB_SERVED)
 
 
+def test_a_tolerant_reading_counts_errors() -> None:
+    extra = "Write errors:           2\nNon-2xx responses:      5\n"
+    assert outputs.ab(AB.format(failed=7, extra=extra), AB_SERVED, tolerant=True).errors == 14
+    assert outputs.ab(AB.format(failed=0, extra=""), AB_SERVED, tolerant=True).errors == 0
+    assert outputs.wrk(_wrk(errors_status=3, errors_timeout=1), 100, tolerant=True).errors == 4
+
+
 @pytest.mark.parametrize(("text", "served"), [("", AB_SERVED), (AB.format(failed=0, extra=""), "")])
 def test_ab_without_a_report(text: str, served: str) -> None:
     with pytest.raises(RunError, match="ab: no"):

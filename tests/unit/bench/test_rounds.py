@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _rounds(events: list[str], *systems: Pretended, runs: int = 3) -> Rounds:
-    settings = Settings(seconds=4, runs=runs, idle_connections=10, scratch=Path("/nowhere"))
+    settings = Settings(seconds=4, runs=runs, idle_connections=10, soak_seconds=7, scratch=Path("/nowhere"))
     return Rounds(systems, settings, Results(), lambda line: None)
 
 
@@ -116,6 +117,42 @@ def test_what_measures_proxies_leaves_out_a_system_without_any(events: list[str]
     rounds.run(Topology.SAME_NODE, [_case(events, fresh=fresh, needs_proxies=True)])
     assert [row.system for row in rounds.results.rows] == ["two"]
     assert rounds.results.failures == []
+
+
+def test_a_case_may_last_as_long_as_it_wants(events: list[str]) -> None:
+    case = replace(_case(events), lasts=lambda settings: settings.soak_seconds)
+    _rounds(events, Pretended("one", events), runs=1).run(Topology.SAME_NODE, [case])
+    assert events == ["one up", "one 1s", "one 7s", "one down"]
+
+
+def test_counted_errors_are_a_failure_and_a_figure(events: list[str]) -> None:
+    def run(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
+        return {"rps": 1.0, "errors": 3.0 if deployment.entries[App.HTTP].host == "one" else 0.0}
+
+    rounds = _rounds(events, Pretended("one", events), Pretended("two", events), runs=1)
+    rounds.run(Topology.CROSS_NODE, [Case(name="soak", app=App.HTTP, run=run)])
+    assert rounds.results.failures == ["cross-node soak one (run 1/1): 3 errors, there must be none"]
+    assert [(row.system, row.median) for row in rounds.results.rows if row.metric == "errors"] == [
+        ("one", 3.0),
+        ("two", 0.0),
+    ]
+
+
+def test_every_server_program_of_the_cases_is_started_once(
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[App] = []
+
+    @contextlib.contextmanager
+    def serving(app: App, place: Place, scratch: Path) -> Iterator[None]:
+        started.append(app)
+        yield
+
+    monkeypatch.setattr("tests.bench.rounds.serving", serving)
+    cases = [_case(events), replace(_case(events), more_apps=frozenset({App.BULK}))]
+    _rounds(events, Pretended("one", events), runs=1).run(Topology.SAME_NODE, cases)
+    assert started == [App.HTTP, App.BULK] or started == [App.BULK, App.HTTP]
 
 
 def test_everything_is_down_after_an_interruption(events: list[str]) -> None:
