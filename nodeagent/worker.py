@@ -311,6 +311,7 @@ class Worker(Protocol):
             self._metrics.gauge("nodemesh_tunnels", len(self._inbound.tunnels), direction="inbound")
             if self._services.splicing is not None:
                 self._metrics.gauge("nodemesh_spliceable_flows", len(self._services.splicing))
+                self._metrics.gauge("nodemesh_splice_excluded_workloads", len(self._services.splicing.excluded))
         self._send(channel.Collected(number=number, samples=self._metrics.news()))
 
     def _list_flows(self, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from nodeagent.splice.selftest import SelfTest
 
 LOOK_SECONDS = 1.0
 """How long after ``nodeagent splice off`` the last flow is back in the relay, at most."""
+LOOKS_A_SWEEP = 5
+"""A sweep walks every flow: it is not made at each look."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,13 @@ class NodeSplice:
             logger.warning("same-node flows are relayed in userspace: %s", error)
             return cls.off(str(error))
         found = selftest.run(pin_dir, cgroup_root, controller.limit)
-        controller.obey(found)
-        controller.switch(on=not kill_switch.exists())
+        try:
+            controller.obey(found)
+            controller.switch(on=not kill_switch.exists())
+        except (LoaderError, OSError) as error:
+            controller.close()
+            logger.warning("same-node flows are relayed in userspace: %s", error)
+            return cls.off(str(error))
         if controller.reason:
             logger.warning("same-node flows are relayed in userspace: %s", controller.reason)
         else:
@@ -70,18 +78,26 @@ class NodeSplice:
     def workers(self, alive: Iterable[int]) -> None:
         """These workers live: flows of those that do not any more are let go."""
         now = set(alive)
-        if self._controller is not None:
-            for gone in self._workers - now:
-                self._controller.sweep(gone)
+        for gone in self._workers - now:
+            self._sweep(gone)
         self._workers = now
+
+    def _sweep(self, gone: int | None = None) -> None:
+        if self._controller is None:
+            return
+        try:
+            self._controller.sweep(gone)
+        except LoaderError as error:  # what was not let go counts against the cap, and is tried again
+            logger.error("flows that have ended cannot be taken out of the splice: %s", error)
 
     async def run(self) -> None:
         """Until cancelled: obey the kill switch, let go of flows whose end nobody saw."""
-        while True:
+        for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
             if self._controller is None or self._kill_switch is None:
                 continue
-            self._controller.sweep()
+            if look % LOOKS_A_SWEEP == 0:
+                self._sweep()
             on = not self._kill_switch.exists()
             if on != self._on:
                 self._on = on

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 import time
 
 import pytest
 
 from tests.netns.conftest import MakeShop
 from tests.netns.lab import eventually
-from tests.netns.servers import echo
-from tests.netns.shop import Family, Shop
+from tests.netns.servers import CHUNK, echo, read_all, read_exactly
+from tests.netns.shop import PORT, Family, Shop
 from tests.netns.spliced import ENDS_WITHIN, assert_reset, pair, redirected, spliced, transfer
+from tests.netns.spot import IO_SECONDS
 from tests.netns.test_policy import admitted
 
 
 @pytest.fixture(scope="module")
 def breakable(make_shop: MakeShop) -> Shop:
-    """A mesh whose agents may be killed."""
-    return make_shop()
+    """A mesh whose agents may be killed; one worker has all flows."""
+    return make_shop(agent_settings={"NODEMESH_WORKERS": "1"})
 
 
 def test_a_killed_agent_is_a_reset_for_both_ends(breakable: Shop, family: Family) -> None:
@@ -44,10 +47,8 @@ def test_a_killed_agent_is_a_reset_for_both_ends(breakable: Shop, family: Family
 def test_a_killed_worker_is_a_reset_for_both_ends(breakable: Shop, family: Family) -> None:
     node = breakable.mesh.a
     assert node.agent is not None
-    workers = [pid for pid in node.agent_processes() if pid != node.agent.pid]
     with spliced(breakable, family) as flow:
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
+        _kill_workers(breakable)
         assert_reset(flow.client)
         assert_reset(flow.server)
     _until_served(breakable, family)
@@ -55,6 +56,99 @@ def test_a_killed_worker_is_a_reset_for_both_ends(breakable: Shop, family: Famil
         pass
     assert node.agent.poll() is None, "the manager lives"
     eventually(lambda: _known_flows(breakable) == 0, what="flows of dead workers are let go")
+
+
+def _kill_workers(shop: Shop) -> None:
+    node = shop.mesh.a
+    assert node.agent is not None
+    for pid in node.agent_processes():
+        if pid != node.agent.pid:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_killed_in_mid_stream_never_looks_like_an_end(breakable: Shop) -> None:
+    with spliced(breakable) as flow, Stream(flow.client, flow.server) as up, Stream(flow.server, flow.client) as down:
+        for stream in (up, down):
+            assert stream.flowing.wait(IO_SECONDS)
+        _kill_workers(breakable)
+        for stream in (up, down):
+            stream.join()
+            assert isinstance(stream.read_error, ConnectionResetError), repr(stream.read_error)
+            assert isinstance(stream.sent_error, (ConnectionResetError, BrokenPipeError)), repr(stream.sent_error)
+    _until_served(breakable, Family.V4)
+
+
+class Stream:
+    """Sends without end in one thread, reads in another, until each fails or ends. A context manager."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source = source
+        self.target = target
+        self.flowing = threading.Event()
+        self.sent_error: OSError | None = None
+        self.read_error: OSError | None = None
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._read)]
+
+    def __enter__(self) -> Stream:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+        self.target.close()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(ENDS_WITHIN)
+            assert not thread.is_alive(), "an end hangs"
+
+    def _send(self) -> None:
+        try:
+            while True:
+                self.source.sendall(bytes(CHUNK))
+        except OSError as error:
+            self.sent_error = error
+
+    def _read(self) -> None:
+        read = 0
+        try:
+            while chunk := self.target.recv(CHUNK):
+                read += len(chunk)
+                if read > 20 * CHUNK:
+                    self.flowing.set()
+        except OSError as error:
+            self.read_error = error
+
+
+def test_a_spliced_flow_may_end_in_order_while_the_agent_stops(breakable: Shop) -> None:
+    node = breakable.mesh.a
+    assert node.agent is not None
+    try:
+        with spliced(breakable) as flow:
+            flow.client.sendall(b"w" * 500_000)
+            node.agent.send_signal(signal.SIGTERM)
+            eventually(lambda: _refused(breakable), what="the agent takes no more connections")
+            assert read_exactly(flow.server, 500_000) == b"w" * 500_000
+            flow.exchange(b"e" * 1000)
+            flow.client.shutdown(socket.SHUT_WR)
+            assert read_all(flow.server) == b""
+            flow.server.sendall(b"the last word")
+            flow.server.shutdown(socket.SHUT_WR)
+            assert read_all(flow.client) == b"the last word"
+        assert node.agent.wait(IO_SECONDS) == 0
+    finally:
+        node.start_agent()
+        node.wait_ready()
+    _until_served(breakable, Family.V4)
+
+
+def _refused(shop: Shop) -> bool:
+    try:
+        shop.client.connect(shop.local.v4, PORT).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def _until_served(shop: Shop, family: Family) -> None:
@@ -94,6 +188,13 @@ def test_a_reader_that_cannot_see_its_bytes_is_reset_once(breakable: Shop) -> No
             assert_reset(flow.client)
         lines = eventually(lambda: node.access(since=since, reason="splice-stuck"))
         assert {(line["src.workload"], line["dst.workload"]) for line in lines} == {("client", "local")}
+        before = redirected(breakable)
+        data = os.urandom(1_000_000)
+        with pair(breakable) as later:
+            for _ in range(5):
+                later.exchange()
+            assert transfer(later.client, later.server, data) == data
+        assert redirected(breakable) == before
     finally:
         os.close(reading)
         os.close(writing)

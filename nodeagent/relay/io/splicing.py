@@ -121,7 +121,8 @@ class Splicing:
             self._timer = self._loop.call_later(BROKEN_SCAN_SECONDS, self._look_for_stuck)
 
     def _exclude(self, flow: Flow, why: str) -> None:
-        if len(self._excluded) < MAX_EXCLUDED:
-            for workload in (flow.record.source, flow.record.destination):
-                if workload is not None:
-                    self._excluded[workload.uid] = why
+        for workload in (flow.record.source, flow.record.destination):
+            if workload is not None:
+                self._excluded[workload.uid] = why
+        while len(self._excluded) > MAX_EXCLUDED:  # the oldest may show again what it does
+            del self._excluded[next(iter(self._excluded))]
