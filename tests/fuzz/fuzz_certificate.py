@@ -106,5 +106,9 @@ def spoil_svid(rng: random.Random, data: bytes) -> None:
     assert svid.identity.is_workload
 
 
+def test_certificate_holds_its_invariant() -> None:
+    assert run(target, CORPUS, ["--runs", "2000", "--seed", "1"]) == 0
+
+
 if __name__ == "__main__":
     sys.exit(run(target, CORPUS, sys.argv[1:]))

@@ -110,5 +110,9 @@ def check_answers(view: NodeState) -> None:
     view.identities_on("node-a")
 
 
+def test_wire_holds_its_invariant() -> None:
+    assert run(target, CORPUS, ["--runs", "2000", "--seed", "1"]) == 0
+
+
 if __name__ == "__main__":
     sys.exit(run(target, CORPUS, sys.argv[1:]))
