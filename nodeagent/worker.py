@@ -312,6 +312,7 @@ class Worker(Protocol):
             if self._services.splicing is not None:
                 self._metrics.gauge("nodemesh_spliceable_flows", len(self._services.splicing))
                 self._metrics.gauge("nodemesh_splice_excluded_workloads", len(self._services.splicing.excluded))
+            self._metrics.counter("nodemesh_access_log_dropped_total", self._log.dropped)
         self._send(channel.Collected(number=number, samples=self._metrics.news()))
 
     def _list_flows(self, number: int) -> None:

@@ -6,14 +6,13 @@ a part of the handshake, before a byte of a request (a join token, say) can leav
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from control.wire.ids import SpiffeId
 from nodeagent.identity.spiffe import PeerCertificateError, check_peer_chain
-from nodeagent.identity.tlsctx import check_bundle
+from nodeagent.identity.tlsctx import check_bundle, load_key_and_chain
 
 
 def control_context(roots: Sequence[str], expected: SpiffeId, chain: str = "", key: str = "") -> ssl.SSLContext:
@@ -31,7 +30,7 @@ def control_context(roots: Sequence[str], expected: SpiffeId, chain: str = "", k
     context.load_verify_locations(cadata="\n".join(roots))
     context.sslobject_class = _expecting(expected)
     if chain:
-        _load_key_pair(context, chain, key)
+        load_key_and_chain(context, chain, key)
     return context
 
 
@@ -42,15 +41,6 @@ def unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _load_key_pair(context: ssl.SSLContext, chain: str, key: str) -> None:
-    # the ssl module reads keys from files only; a memfd is one that no disk ever sees
-    descriptor = os.memfd_create("node", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key.encode() + b"\n" + chain.encode())
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
 
 
 def _expecting(expected: SpiffeId) -> type[ssl.SSLObject]:

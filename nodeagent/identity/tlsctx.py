@@ -94,7 +94,7 @@ def _context(protocol: int, svid: SvidMaterial, bundle_pems: Sequence[str]) -> s
     check_bundle(bundle_pems)
     context = _bare_context(protocol)
     context.load_verify_locations(cadata="".join(pem.rstrip("\n") + "\n" for pem in bundle_pems))
-    _load_key_and_chain(context, svid)
+    load_key_and_chain(context, svid.chain_pem, svid.key_pem)
     return context
 
 
@@ -111,12 +111,13 @@ def _bare_context(protocol: int) -> ssl.SSLContext:
     return context
 
 
-def _load_key_and_chain(context: ssl.SSLContext, svid: SvidMaterial) -> None:
+def load_key_and_chain(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> None:
+    """Give the context a certificate chain (leaf first) and its key; neither touches a disk."""
     # OpenSSL's Python face reads keys from files only; a memfd is one that no disk ever sees
-    descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(svid.key_pem.encode() + b"\n" + svid.chain_pem.encode())
+            file.write(key_pem.encode() + b"\n" + chain_pem.encode())
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)

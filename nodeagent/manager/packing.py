@@ -35,6 +35,8 @@ class Packing:
 
     def decide(self, loads: Sequence[tuple[int, Load]], now: float) -> int:
         """How many workers take new connections from now on. ``loads`` are (worker's number, what it said)."""
+        alive = {number for number, _ in loads}
+        self._seen = {number: seen for number, seen in self._seen.items() if number in alive}
         flows = sum(load.flows for _, load in loads)
         cores = sum(self._cores(number, load.cpu_seconds, now) for number, load in loads)
         wanted = max(1, ceil(flows / FLOWS_PER_WORKER), ceil(cores / BUSY_SHARE))

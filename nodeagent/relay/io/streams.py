@@ -69,7 +69,10 @@ class StreamLeg:
         early, self._early = self._early, []
         for piece in early:
             peer.write(piece)
-            self._take(len(piece))
+            self._credit += len(piece)
+        if self._credit and not self._paused:
+            self.stream.consumed(self._credit)
+            self._credit = 0
         if self.ended:
             peer.write_eof()
             self.flow.half_closed()
@@ -87,12 +90,6 @@ class StreamLeg:
         peer.write(piece)
         self._credit += size
         if self._credit >= CREDIT_BATCH and not self._paused:
-            self.stream.consumed(self._credit)
-            self._credit = 0
-
-    def _take(self, size: int) -> None:
-        self._credit += size
-        if not self._paused and self._credit >= CREDIT_BATCH:
             self.stream.consumed(self._credit)
             self._credit = 0
 

@@ -108,7 +108,8 @@ def test_it_tells_its_pid_flows_and_metrics(ip: str) -> None:
         manager.tell(channel.Collect(number=3))
         collected = manager.hear(channel.Collected)
         assert collected.number == 3
-        assert {"nodemesh_live_flows", "nodemesh_tunnels"} <= {sample.name for sample in collected.samples}
+        expected = {"nodemesh_live_flows", "nodemesh_tunnels", "nodemesh_access_log_dropped_total"}
+        assert expected <= {sample.name for sample in collected.samples}
 
 
 def test_drained_it_says_so_and_ends(ip: str) -> None:

@@ -53,3 +53,10 @@ def test_a_peak_starts_the_wait_anew() -> None:
     packing.decide([(1, load(1))], 1.0)
     packing.decide([(1, load(FLOWS_PER_WORKER * 3))], 20.0)
     assert packing.decide([(1, load(1))], 1.0 + SHRINK_AFTER_SECONDS) == 3
+
+
+def test_workers_that_are_gone_are_forgotten() -> None:
+    packing = Packing(2)
+    for process in range(1000):
+        packing.decide([(process, load(1, cpu=1.0))], float(process))
+    assert len(packing._seen) == 1
