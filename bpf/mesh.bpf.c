@@ -15,6 +15,7 @@ struct mesh_vocabulary {
 	enum mesh_verdict verdicts;
 	enum mesh_dest_flag dest_flags;
 	enum mesh_config_flag config_flags;
+	enum mesh_client_role client_roles;
 	__u32 max_depth;
 };
 

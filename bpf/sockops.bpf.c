@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* sockops: when a captured connection's handshake is done, leave the agent a record of who asks for what. On
- * loopback this runs before the agent's accept() returns.
+ * loopback this runs before the agent's accept() returns. And when the agent connects to a workload for somebody, put
+ * that client's address into the server's socket, before the server's accept() returns.
  *
  * A hook that can refuse nothing: if the record cannot be written, the agent finds none and refuses (fail
  * closed there). A connection to the capture port that was not captured removes any record under its key, so
@@ -52,10 +53,84 @@ static __always_inline void mesh_established(struct bpf_sock_ops *ctx)
 		mesh_count(MESH_COUNT_FLOW_FORGOTTEN);
 }
 
+static __always_inline bool mesh_dial_of(struct bpf_sock_ops *ctx, struct mesh_dial_key *key, bool dials)
+{
+	key->netns = bpf_get_netns_cookie(ctx);
+	return dials ? mesh_read_ends(ctx, &key->agent, &key->app) : mesh_read_ends(ctx, &key->app, &key->agent);
+}
+
+/* A socket that the agent marked is about to send its SYN: from now on its addresses are known. */
+static __always_inline void mesh_dialling(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_dial_key key = {};
+	struct mesh_client *mine, client;
+
+	if (!sk)
+		return;
+	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0);
+	if (!mine || mine->role != MESH_CLIENT_OF_DIAL || !mesh_dial_of(ctx, &key, true))
+		return;
+	client = *mine;
+	bpf_sk_storage_delete(&mesh_client_v1, sk);
+	if (bpf_map_update_elem(&mesh_dial_v1, &key, &client, BPF_ANY))
+		mesh_count(MESH_COUNT_DIAL_NOT_RECORDED);
+	else /* the record must not outlive the socket: somebody else may connect from that port then */
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* A server's socket is there: if the agent is at the other end, it is told for whom. */
+static __always_inline void mesh_answered(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_client *found, *mine, client;
+	struct mesh_dial_key key = {};
+
+	if (!sk || !mesh_dial_of(ctx, &key, false))
+		return;
+	found = bpf_map_lookup_elem(&mesh_dial_v1, &key);
+	if (!found)
+		return;
+	client = *found;
+	bpf_map_delete_elem(&mesh_dial_v1, &key);
+	if (!client.client.port)
+		return;
+	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!mine) {
+		mesh_count(MESH_COUNT_DIAL_NOT_RECORDED);
+		return;
+	}
+	mine->client = client.client;
+	mine->role = MESH_CLIENT_OF_SERVER;
+	mesh_count(MESH_COUNT_CLIENT_TOLD);
+}
+
+/* Called before the kernel gives the port of the agent's socket to others. */
+static __always_inline void mesh_dial_closed(struct bpf_sock_ops *ctx)
+{
+	struct mesh_dial_key key = {};
+
+	if (mesh_dial_of(ctx, &key, true))
+		bpf_map_delete_elem(&mesh_dial_v1, &key);
+}
+
 SEC("sockops")
 int mesh_sockops(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		mesh_established(ctx);
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		mesh_dialling(ctx);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		mesh_answered(ctx);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == BPF_TCP_CLOSE)
+			mesh_dial_closed(ctx);
+		break;
+	}
 	return 1;
 }

@@ -25,6 +25,7 @@ import uvloop
 
 from control.wire.address import SocketAddress
 from nodeagent import channel
+from nodeagent.capture.clients import ClientTable
 from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
@@ -204,6 +205,7 @@ class Worker(Protocol):
         self._services = services = Services(
             node=start.node, tasks=self.tasks, state=self.state, authorizer=self.authorizer, tracker=tracker,
             certificates=self.certificates, budget=WindowBudget(), splicing=self._splicing(start),
+            clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
         )  # fmt: skip
         captured: OriginalDestinations = FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
         self._outbound = outbound = Outbound(services, captured, self.enrolled, Balancer(self.random))

@@ -83,6 +83,25 @@ struct mesh_flow {
 	__u32 pad;
 };
 
+/* A connection that the agent opens to a workload of its own node. The key is the whole connection: the kernel gives a
+ * local port to several at once, and nobody else can have the same four while the agent's socket holds them. */
+struct mesh_dial_key {
+	__u64 netns; /* cookie of the network namespace */
+	struct mesh_endpoint agent;
+	struct mesh_endpoint app;
+};
+
+enum mesh_client_role {
+	MESH_CLIENT_OF_DIAL = 1, /* in the agent's socket, before it connects; and on the way to the server's */
+	MESH_CLIENT_OF_SERVER = 2, /* in the server's socket: getpeername() shows it */
+};
+
+/* For whom the agent speaks. */
+struct mesh_client {
+	struct mesh_endpoint client; /* port 0: not known, the agent's own address is shown */
+	__u32 role; /* enum mesh_client_role */
+};
+
 /* What became of a connect(). */
 enum mesh_verdict {
 	MESH_VERDICT_PASS = 0,
@@ -104,6 +123,9 @@ enum mesh_count {
 	MESH_COUNT_PEER_SHOWN = 9, /* getpeername() answered with the original destination */
 	MESH_COUNT_BIND_REFUSED = 10, /* somebody else wanted the capture port */
 	MESH_COUNT_DEPTH_EXCEEDED = 11, /* a process sits deeper than MESH_MAX_DEPTH; enrolled ancestors still hold */
+	MESH_COUNT_CLIENT_TOLD = 12, /* a server's socket was given its client's address */
+	MESH_COUNT_CLIENT_SHOWN = 13, /* getpeername() or accept() answered with it */
+	MESH_COUNT_DIAL_NOT_RECORDED = 14, /* the server will see the agent's address */
 	MESH_COUNT_END, /* not a counter */
 };
 
@@ -111,5 +133,7 @@ _Static_assert(sizeof(struct mesh_endpoint) == 20, "mesh_endpoint");
 _Static_assert(sizeof(struct mesh_origin) == 40, "mesh_origin");
 _Static_assert(sizeof(struct mesh_flow_key) == 32, "mesh_flow_key");
 _Static_assert(sizeof(struct mesh_flow) == 56, "mesh_flow");
+_Static_assert(sizeof(struct mesh_dial_key) == 48, "mesh_dial_key");
+_Static_assert(sizeof(struct mesh_client) == 24, "mesh_client");
 
 #endif

@@ -13,6 +13,9 @@
 /* Connections between handshake and accept(); far above what listen backlogs can hold. The least recent goes
  * first, and the agent refuses a flow without a record. */
 #define MESH_MAX_FLOWS 32768
+/* Connections that the agent is opening to workloads, until the server's socket has the client's address; the least recent
+ * goes first, and its server sees the agent's address. */
+#define MESH_MAX_DIALS 16384
 /* Slots for counters, so that a new counter does not change the map. */
 #define MESH_MAX_COUNTERS 64
 /* Levels of the cgroup tree below which nothing can be enrolled (the loader refuses it). */

@@ -62,6 +62,24 @@ struct {
 	__type(value, struct mesh_flow);
 } mesh_flow_v1 SEC(".maps");
 
+/* Connections that the agent is opening. Writer: sockops (the agent's end). Reader: sockops (the server's end), which takes
+ * it out; what nobody took goes when the agent's socket closes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_DIALS);
+	__type(key, struct mesh_dial_key);
+	__type(value, struct mesh_client);
+} mesh_dial_v1 SEC(".maps");
+
+/* For whom the agent speaks, in the socket itself. Writer: the agent's workers (their own socket, before it connects), sockops
+ * (the server's). Reader: sockops, getpeername. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mesh_client);
+} mesh_client_v1 SEC(".maps");
+
 /* Index: enum mesh_count. Writer: all hooks. Reader: agent (metrics). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

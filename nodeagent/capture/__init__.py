@@ -1,6 +1,7 @@
 """Who is captured, and what captured connections were meant for.
 
 Nouns: ``Capture`` (controller: the manager's handle), ``CgroupTree`` (cgroups: selectors to cgroups), ``Difference``
-(plan: pure), ``Enrolment`` (plan: cgroup id to workload), ``FlowTable`` (origdst: the workers' question to the kernel).
-Imports ``loader`` and ``control.wire``; imported by the manager, the CLI, and (origdst only) by workers and relay.
+(plan: pure), ``Enrolment`` (plan: cgroup id to workload), ``FlowTable`` (origdst: the workers' question to the kernel),
+``ClientTable`` (clients: for whom the agent connects). Imports ``loader`` and ``control.wire``; imported by the
+manager, the CLI, and (origdst, clients) by workers and relay.
 """

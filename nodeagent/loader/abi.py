@@ -20,6 +20,8 @@ CONFIG_MAP = "mesh_config_v1"
 FLOW_MAP = "mesh_flow_v1"
 COUNT_MAP = "mesh_count_v1"
 ORIGIN_MAP = "mesh_origin_v1"
+DIAL_MAP = "mesh_dial_v1"
+CLIENT_MAP = "mesh_client_v1"
 
 
 class Layout:
@@ -46,7 +48,10 @@ FLOW = Layout(
     ("pid", "I"), ("uid", "I"), ("pad", "I"),
 )  # fmt: skip
 
-LAYOUTS = (ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW)
+DIAL_KEY = Layout("mesh_dial_key", ("netns", "Q"), ("agent", "20s"), ("app", "20s"))
+CLIENT = Layout("mesh_client", ("client", "20s"), ("role", "I"))
+
+LAYOUTS = (ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT)
 
 
 class DestinationFlag(IntFlag):
@@ -60,6 +65,13 @@ class ConfigFlag(IntFlag):
     """``enum mesh_config_flag``."""
 
     INCOMPLETE = 1
+
+
+class ClientRole(IntEnum):
+    """``enum mesh_client_role``."""
+
+    OF_DIAL = 1
+    OF_SERVER = 2
 
 
 class Count(IntEnum):
@@ -77,6 +89,9 @@ class Count(IntEnum):
     PEER_SHOWN = 9
     BIND_REFUSED = 10
     DEPTH_EXCEEDED = 11
+    CLIENT_TOLD = 12
+    CLIENT_SHOWN = 13
+    DIAL_NOT_RECORDED = 14
 
 
 class AttachType(IntEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -255,6 +256,25 @@ class Flows(_View):
     def count(self) -> int:
         """How many wait to be taken (a walk: for tests and debugging)."""
         return sum(1 for _ in self._items())
+
+
+class Clients(_View):
+    """For whom the agent speaks on its own sockets, told before they connect."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir, abi.CLIENT_MAP, 4, abi.CLIENT.size)
+        self._update = self._sys.lib.bpf_map_update_elem
+        self._descriptor = self._sys.ffi.cast("int *", self._key)
+        self._tell = struct.Struct("!16sH").pack_into
+        self._value_bytes[:] = abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OF_DIAL)  # all but the client stays so
+
+    def tell(self, descriptor: int, addr: bytes, port: int) -> None:
+        """Mark the socket: the server at its other end will see this client (port 0: none). One system call."""
+        self._descriptor[0] = descriptor
+        self._tell(self._value_bytes, 0, addr, port)
+        result = self._update(self.fd, self._key, self._value, 0)
+        if result < 0:
+            raise BpfError(f"cannot write to {self.path}", -result)
 
 
 class Counters(_View):

@@ -60,6 +60,10 @@ class InboundPlan:
     service: Service | None
     source: Workload | None
     source_address: SocketAddress
+    """What is believed: the address that the peer claims, if the registry gives it to a workload of the proved
+    identity; else the tunnel's."""
+    claimed_address: SocketAddress | None
+    """A claim that is not believed; for the log."""
 
 
 def dial_address(workload: Workload, address: SocketAddress) -> SocketAddress:
@@ -193,7 +197,7 @@ def inbound(
         )  # fmt: skip
     return InboundPlan(
         permit=verdict, connection=connection, destination=current, address=address, service=service, source=source,
-        source_address=source_address,
+        source_address=source_address, claimed_address=claimed if claimed != source_address else None,
     )  # fmt: skip
 
 

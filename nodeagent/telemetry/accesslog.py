@@ -85,6 +85,7 @@ def _fields(record: FlowRecord, cluster: str) -> list[tuple[str, object]]:
         ("fault", explanation.fault.value),
         ("hint", explanation.hint),
         ("traceparent", record.trace_parent),
+        ("src.claimed", record.claimed_address),
     ]
 
 

@@ -34,6 +34,8 @@ class FlowRecord:
     started: float
     """Wall clock, seconds since 1970."""
     source_address: SocketAddress | None = None
+    claimed_address: SocketAddress | None = None
+    """The client's address as the peer's agent claims it, where that is not believed."""
     source_principal: str | None = None
     """SPIFFE ID proved by the kernel (captured) or by TLS (inbound)."""
     source: Workload | None = None

@@ -58,6 +58,7 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
         ("mesh_count", "MESH_COUNT_", abi.Count),
         ("mesh_dest_flag", "MESH_DEST_", abi.DestinationFlag),
         ("mesh_config_flag", "MESH_CONFIG_", abi.ConfigFlag),
+        ("mesh_client_role", "MESH_CLIENT_", abi.ClientRole),
     ],
 )
 def test_every_enum_has_the_same_words(types: list[dict[str, Any]], name: str, prefix: str, mirror: Any) -> None:
@@ -72,7 +73,7 @@ def test_the_maps_are_those_that_we_open_and_their_names_fit_the_kernel(types: l
     names = {by_id[variable["type_id"]]["name"] for variable in maps["vars"]}
     assert names == {
         abi.DESTINATION_MAP, abi.CGROUP_MAP, abi.LISTENER_MAP, abi.CONFIG_MAP, abi.FLOW_MAP, abi.COUNT_MAP,
-        abi.ORIGIN_MAP,
+        abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP,
     }  # fmt: skip
     assert all(re.fullmatch(r"mesh_[a-z]+_v[0-9]+", name) and len(name) <= MAX_MAP_NAME for name in names)
 

@@ -166,6 +166,23 @@ class Lab:
         os.close(writer)
         return pid, reader
 
+    def made_in(self, cgroup: Path, make: Callable[[], socket.socket]) -> socket.socket:
+        """The socket that the function makes in a process in that cgroup and in the lab's namespace: it stays the
+        cgroup's, whoever holds it. OSErrors travel.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def send() -> None:
+            with make() as made:
+                socket.send_fds(theirs, [b"."], [made.fileno()])
+
+        with ours, theirs:
+            self.client(cgroup, send)
+            received = socket.socket(fileno=socket.recv_fds(ours, 1, 1)[1][0])
+        received.settimeout(CLIENT_SECONDS)
+        self.stack.callback(received.close)
+        return received
+
     def capture(self) -> Capture:
         """An opened Capture that serves the lab's namespace, and is unloaded with the bpffs at the end."""
         capture = Capture.open(self.settings)

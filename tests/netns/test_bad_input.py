@@ -239,6 +239,24 @@ def test_policy_decides_by_the_certificate_not_by_what_is_claimed(shop: Shop, ad
             assert status == 401
 
 
+@pytest.mark.parametrize(("claim", "believed"), [("10.77.0.1", True), ("10.77.0.2", False), ("192.0.2.66", False)])
+def test_a_server_is_shown_an_address_that_the_peer_may_have_and_no_other(
+    shop: Shop, good: pki.Leaf, claim: str, believed: bool
+) -> None:
+    since = shop.mesh.b.access_position()
+    with (
+        shop.server.spot.listen(TARGET_PORT) as listener,
+        Tunnel(shop.mesh.a.outside, shop.mesh.b.v4, good, sni=SNI) as tunnel,
+    ):
+        claims = {"forwarded": f'for="{claim}:4711"', "baggage": "k8s.namespace.name=shop,k8s.pod.name=client"}
+        assert tunnel.connect(f"{shop.mesh.b.v4}:{TARGET_PORT}", **claims) == 200
+        connection, shown = listener.accept()
+        with connection:
+            assert shown[:2] == ((f"::ffff:{claim}", 4711) if believed else (f"::ffff:{shop.mesh.a.v4}", tunnel.port))
+    logged = "-" if believed else f"{claim}:4711"
+    eventually(lambda: shop.mesh.b.access(since=since, dst_workload="server", src_claimed=logged))
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -82,6 +82,11 @@ class Tunnel:
     ) -> None:
         self._tls.close()
 
+    @property
+    def port(self) -> int:
+        """From which it is connected."""
+        return int(self._tls.getsockname()[1])
+
     def _flush(self) -> None:
         self._tls.sendall(self._h2.data_to_send())
 

@@ -201,7 +201,7 @@ class TunnelServer(TunnelEnd):
             source_address=plan.source_address, source_principal=str(plan.connection.source_identity),
             source=plan.source, destination_address=plan.address, tunnel_address=self.local, service=plan.service,
             destination=plan.destination, destination_principal=plan.destination.identity,
-            security=Security.MUTUAL_TLS, trace_parent=request.trace_parent,
+            security=Security.MUTUAL_TLS, trace_parent=request.trace_parent, claimed_address=plan.claimed_address,
         )  # fmt: skip
         flow = Flow(tracker, record)
         flow.permit = plan.permit
@@ -215,7 +215,8 @@ class TunnelServer(TunnelEnd):
     async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
         address = dial_address(plan.destination, plan.address)
         try:
-            leg = await dial(self._services.tasks.loop, lambda: AppLeg(flow, dialled=True), address)
+            before = self._services.speaking_for(plan.source_address)
+            leg = await dial(self._services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, before)
         except OSError as error:
             reason = connect_reason(error)
             if not flow.done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from asyncio import BaseTransport
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -221,11 +221,24 @@ class LocalFlow(_OutboundFlow):
         self.outbound.balancer.ended(self.plan.destination.uid)
         splicing.end(splice)
 
+    def _before_dial(self) -> Callable[[int], None] | None:
+        announce, splice = self.services.speaking_for(self.plan.source_address), self._splice
+        if announce is None or splice is None:
+            return announce if splice is None else splice.dialling
+
+        def both(descriptor: int) -> None:
+            announce(descriptor)
+            splice.dialling(descriptor)
+
+        return both
+
     async def _dial(self, flow: Flow) -> None:
         address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
-        before = splice.dialling if splice is not None else None
         try:
-            leg = await dial(self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, before)
+            leg = await dial(
+                self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, self._before_dial(),
+                spliced=splice is not None,
+            )  # fmt: skip
         except OSError as error:
             self.connect_failed(flow, connect_reason(error), f"{address}: {error or 'no answer'}")
             return

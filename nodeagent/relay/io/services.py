@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.io.splicing import Splicing
@@ -14,9 +17,16 @@ from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 
 
+class Clients(Protocol):
+    """Where the agent says for whom it connects to a workload (``capture.clients.ClientTable``)."""
+
+    def announce(self, descriptor: int, client: SocketAddress | None) -> None:
+        """The server at the other end of this socket, which is not connected yet, is to see this client."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """References, no logic."""
+    """References, and what a dial to a workload of this node has to be told."""
 
     node: str
     tasks: Tasks
@@ -27,6 +37,13 @@ class Services:
     budget: WindowBudget
     splicing: Splicing | None = None
     """None: same-node flows are relayed."""
+    clients: Clients | None = None
+    """None: nothing is captured on this node, and servers see the agent's address."""
     buffers: ReadBuffers = field(default_factory=ReadBuffers)
     drains: bool = False
     """The worker takes no new connections."""
+
+    def speaking_for(self, client: SocketAddress | None) -> Callable[[int], None] | None:
+        """What ``sockets.dial`` is to call before it connects to a workload of this node for ``client``."""
+        clients = self.clients
+        return None if clients is None else lambda descriptor: clients.announce(descriptor, client)

@@ -80,24 +80,29 @@ async def dial(
     factory: Callable[[], P],
     address: SocketAddress,
     before: Callable[[int], None] | None = None,
+    *,
+    spliced: bool = False,
 ) -> P:
     """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``).
 
-    With ``before`` the connection is for a flow that may be spliced: it is told the descriptor before it is begun.
+    ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be.
     """
     async with timeout(CONNECT_TIMEOUT_SECONDS):
         if before is None:
             _, protocol = await loop.create_connection(factory, address.ip, address.port)
         else:
-            _, protocol = await loop.create_connection(factory, sock=await _connected(loop, address, before))
+            _, protocol = await loop.create_connection(factory, sock=await _connected(loop, address, before, spliced))
     return protocol
 
 
-async def _connected(loop: AbstractEventLoop, address: SocketAddress, before: Callable[[int], None]) -> socket.socket:
+async def _connected(
+    loop: AbstractEventLoop, address: SocketAddress, before: Callable[[int], None], spliced: bool
+) -> socket.socket:
     family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
     connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        _small_buffers(connecting)
+        if spliced:
+            _small_buffers(connecting)
         before(connecting.fileno())
         await loop.sock_connect(connecting, tuple(address))
     except BaseException:

@@ -208,6 +208,7 @@ def test_a_claimed_address_counts_only_if_the_proved_identity_owns_it(
     assert isinstance(plan, InboundPlan)
     assert plan.connection.source_ip == (claim if believed else tunnel.ip)
     assert plan.source_address == (SocketAddress(claim, 7) if believed else tunnel)
+    assert plan.claimed_address == (None if believed else SocketAddress(claim, 7)), "what is not believed is logged"
 
 
 def test_a_claimed_service_that_the_workload_is_not_behind_is_dropped() -> None:

@@ -227,8 +227,8 @@ def _unsent(flow: object) -> bool:
 async def test_a_client_that_resets_while_the_dial_is_answered_leaves_no_connection(mesh: Stage, vip: str) -> None:
     answered = asyncio.Event()
 
-    async def slow(*arguments: Any) -> Any:
-        leg = await sockets.dial(*arguments)
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        leg = await sockets.dial(*arguments, **options)
         await answered.wait()
         return leg
 
