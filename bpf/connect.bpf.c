@@ -4,6 +4,7 @@
 #include "include/addr.h"
 #include "include/count.h"
 #include "include/decide.h"
+#include "include/dns.h"
 #include "include/enrolled.h"
 
 #define MESH_SOCK_STREAM 1
@@ -46,9 +47,11 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	struct mesh_facts facts = {};
 	struct mesh_decision decision;
 	struct mesh_config *config;
-	__u64 cgroup_id = 0;
+	__u64 cgroup_id = 0, netns = bpf_get_netns_cookie(ctx);
 	__u32 zero = 0;
 
+	if (ctx->type == MESH_SOCK_DGRAM)
+		return mesh_ask(ctx, to, true) ? MESH_VERDICT_CAPTURE : MESH_VERDICT_PASS;
 	if (ctx->type != MESH_SOCK_STREAM)
 		return MESH_VERDICT_PASS;
 	if (ctx->protocol != MESH_IPPROTO_TCP && ctx->protocol != MESH_IPPROTO_MPTCP)
@@ -57,15 +60,16 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	config = bpf_map_lookup_elem(&mesh_config_v1, &zero);
 	facts.known = bpf_map_lookup_elem(&mesh_dest_v1, to) != NULL;
 	facts.incomplete = config && (config->flags & MESH_CONFIG_INCOMPLETE);
+	facts.resolver = to->port == bpf_htons(MESH_DNS_PORT);
 	if (mesh_concerned(&facts))
 		cgroup_id = mesh_enrolled_cgroup();
 	facts.enrolled = cgroup_id != 0;
-	if (facts.enrolled) {
-		__u64 netns = bpf_get_netns_cookie(ctx);
-
+	if (facts.enrolled)
 		listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);
-	}
 	facts.listener = listener != NULL;
+	if (facts.resolver && facts.enrolled && !facts.known)
+		facts.resolver = listener && mesh_cgroup_asks(cgroup_id) && bpf_map_lookup_elem(&mesh_dns_v1, &netns) &&
+				 mesh_tcp_alive(ctx, !mesh_is_v4(&to->addr), listener->port);
 
 	decision = mesh_decide(&facts);
 	if (decision.verdict == MESH_VERDICT_CAPTURE && !mesh_remember(ctx, to, cgroup_id)) {

@@ -14,6 +14,7 @@ struct mesh_vocabulary {
 	enum mesh_count counts;
 	enum mesh_verdict verdicts;
 	enum mesh_dest_flag dest_flags;
+	enum mesh_cgroup_flag cgroup_flags;
 	enum mesh_config_flag config_flags;
 	enum mesh_client_role client_roles;
 	__u32 max_depth;
@@ -26,6 +27,7 @@ const volatile struct mesh_vocabulary mesh_vocabulary = {
 
 #include "bind.bpf.c"
 #include "connect.bpf.c"
+#include "dns.bpf.c"
 #include "peername.bpf.c"
 #include "sockops.bpf.c"
 

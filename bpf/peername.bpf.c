@@ -4,6 +4,7 @@
  * answer stands (nothing is let through by an address that is shown). */
 #include "include/addr.h"
 #include "include/count.h"
+#include "include/dns.h"
 
 static __always_inline const struct mesh_endpoint *mesh_recall(struct bpf_sock_addr *ctx, enum mesh_count *shown)
 {
@@ -32,6 +33,12 @@ int mesh_peername4(struct bpf_sock_addr *ctx)
 	if (peer && mesh_is_v4(&peer->addr)) {
 		mesh_write4(ctx, peer);
 		mesh_count(shown);
+	} else if (!peer) {
+		struct mesh_endpoint asked;
+
+		mesh_read4(ctx, &asked);
+		if (mesh_unask(ctx, &asked))
+			mesh_write4(ctx, &asked);
 	}
 	return 1;
 }
@@ -46,6 +53,12 @@ int mesh_peername6(struct bpf_sock_addr *ctx)
 	if (peer) {
 		mesh_write6(ctx, peer);
 		mesh_count(shown);
+	} else if (!peer) {
+		struct mesh_endpoint asked;
+
+		mesh_read6(ctx, &asked);
+		if (mesh_unask(ctx, &asked))
+			mesh_write6(ctx, &asked);
 	}
 	return 1;
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip, parse_socket_address
-from control.wire.ids import DEFAULT_TRUST_DOMAIN, SpiffeIdError, check_trust_domain
+from control.wire.ids import DEFAULT_DOMAIN, DEFAULT_TRUST_DOMAIN, SpiffeIdError, check_domain, check_trust_domain
 
 DEFAULT_STATE_DIR = "/var/lib/nodemesh-control"
 DEFAULT_LISTEN = "[::]:15010"
@@ -31,6 +31,8 @@ class Config:
 
     state_dir: Path
     trust_domain: str = DEFAULT_TRUST_DOMAIN
+    domain: str = DEFAULT_DOMAIN
+    """The DNS suffix of services."""
     cluster: str = DEFAULT_CLUSTER
     listen: SocketAddress
     names: tuple[str, ...] = LOCAL_NAMES
@@ -47,6 +49,7 @@ class Settings:
 
     state_dir: str = DEFAULT_STATE_DIR
     trust_domain: str = DEFAULT_TRUST_DOMAIN
+    domain: str = DEFAULT_DOMAIN
     cluster: str = DEFAULT_CLUSTER
     listen: str = DEFAULT_LISTEN
     advertise: tuple[str, ...] = ()
@@ -61,6 +64,10 @@ def load(settings: Settings) -> Config:
         check_trust_domain(settings.trust_domain)
     except SpiffeIdError as error:
         mistakes.append(f"--trust-domain: {error}")
+    try:
+        check_domain(settings.domain)
+    except ValueError as error:
+        mistakes.append(f"--domain: {error}")
     listen = parse_socket_address(DEFAULT_LISTEN)
     try:
         listen = _listen(settings.listen)
@@ -78,6 +85,7 @@ def load(settings: Settings) -> Config:
     return Config(
         state_dir=Path(settings.state_dir).absolute(),
         trust_domain=settings.trust_domain,
+        domain=settings.domain,
         cluster=settings.cluster,
         listen=listen,
         names=names,

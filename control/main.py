@@ -28,7 +28,7 @@ from control.config import (
 from control.server import Control, StartError, initialise, listen, open_store
 from control.store.base import StoreError
 from control.wire.address import SocketAddress
-from control.wire.ids import DEFAULT_TRUST_DOMAIN, SpiffeIdError
+from control.wire.ids import DEFAULT_DOMAIN, DEFAULT_TRUST_DOMAIN, SpiffeIdError
 
 EXPECTED_ERRORS = (ConfigError, StateError, StartError, StoreError, SpiffeIdError)
 
@@ -105,6 +105,13 @@ def init(state_dir: str, trust_domain: str) -> None:
     show_default=True,
     envvar="NODEMESH_CLUSTER",
     help="The cluster that metrics and logs name.",
+)
+@click.option(
+    "--domain",
+    default=DEFAULT_DOMAIN,
+    show_default=True,
+    envvar="NODEMESH_DOMAIN",
+    help="The DNS suffix of services: <service>.<namespace>.DOMAIN.",
 )
 @click.option(
     "--svid-lifetime",

@@ -111,7 +111,7 @@ class Control:
         self._keys = keys
         self._store = store
         registry = Registry(store, time.time)
-        mesh = Mesh(trust_domain=config.trust_domain, cluster=config.cluster, roots=keys.roots)
+        mesh = Mesh(trust_domain=config.trust_domain, domain=config.domain, cluster=config.cluster, roots=keys.roots)
         self._hub = Hub(store, registry, mesh)
         self._tls = server_context(keys.bundle)
         self._renew_at = 0.0

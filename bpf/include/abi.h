@@ -23,6 +23,10 @@ struct mesh_endpoint {
 	__u16 pad;
 };
 
+enum mesh_cgroup_flag {
+	MESH_CGROUP_NO_DNS = 1, /* its DNS questions are none of the agent's business */
+};
+
 enum mesh_dest_flag {
 	MESH_DEST_SERVICE = 1, /* a virtual address of a service */
 	MESH_DEST_WORKLOAD = 2, /* an address of a workload itself */
@@ -37,7 +41,7 @@ struct mesh_destination {
 /* An enrolled cgroup; the key is the cgroup's id. */
 struct mesh_cgroup {
 	__u32 tag;
-	__u32 flags; /* none yet */
+	__u32 flags; /* enum mesh_cgroup_flag */
 };
 
 /* Where connections of a network namespace are taken to; the key is the namespace's cookie. */
@@ -45,6 +49,38 @@ struct mesh_listener {
 	__be16 port;
 	__u16 pad;
 	__u32 uid; /* who may bind that port */
+};
+
+/* Where DNS questions of a network namespace are taken to: UDP ports `port` to `port` + MESH_DNS_SLOTS - 1. The
+ * key is the namespace's cookie. */
+struct mesh_dns {
+	__be16 port;
+	__u16 pad;
+	__u32 uid; /* who may bind those ports */
+};
+
+/* The resolvers that one UDP socket asks, each with a port of the agent's of its own, so that the agent knows
+ * which one was meant and the socket is shown the one that it asked. */
+struct mesh_resolvers {
+	struct mesh_endpoint slot[4]; /* MESH_DNS_SLOTS */
+	__u32 used;
+	__u32 pad;
+};
+
+/* One way of a UDP socket to the agent's DNS listener, as the agent sees it. */
+struct mesh_asker {
+	__u64 netns; /* cookie of the network namespace */
+	__be16 port; /* of the asking socket */
+	__u8 slot;
+	__u8 v6; /* over IPv6 */
+	__u32 pad;
+};
+
+/* Who asks, and whom it meant to ask. */
+struct mesh_asked {
+	__u64 cgroup_id;
+	struct mesh_endpoint resolver;
+	__u32 pid;
 };
 
 enum mesh_config_flag {
@@ -126,10 +162,18 @@ enum mesh_count {
 	MESH_COUNT_CLIENT_TOLD = 12, /* a server's socket was given its client's address */
 	MESH_COUNT_CLIENT_SHOWN = 13, /* getpeername() or accept() answered with it */
 	MESH_COUNT_DIAL_NOT_RECORDED = 14, /* the server will see the agent's address */
+	MESH_COUNT_DNS_TAKEN = 15, /* a UDP socket's questions go to the agent (once for each resolver it asks) */
+	MESH_COUNT_DNS_TCP = 16, /* a TCP connection to a resolver goes to the agent */
+	MESH_COUNT_DNS_NO_AGENT = 17, /* no agent answers: the question goes to the resolver itself */
+	MESH_COUNT_DNS_NO_SLOT = 18, /* one socket asks more resolvers than there are slots: it asks them itself */
+	MESH_COUNT_DNS_NO_ROOM = 19, /* no port, or no room to remember: the question goes to the resolver itself */
 	MESH_COUNT_END, /* not a counter */
 };
 
 _Static_assert(sizeof(struct mesh_endpoint) == 20, "mesh_endpoint");
+_Static_assert(sizeof(struct mesh_resolvers) == 88, "mesh_resolvers");
+_Static_assert(sizeof(struct mesh_asker) == 16, "mesh_asker");
+_Static_assert(sizeof(struct mesh_asked) == 32, "mesh_asked");
 _Static_assert(sizeof(struct mesh_origin) == 40, "mesh_origin");
 _Static_assert(sizeof(struct mesh_flow_key) == 32, "mesh_flow_key");
 _Static_assert(sizeof(struct mesh_flow) == 56, "mesh_flow");

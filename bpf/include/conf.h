@@ -16,6 +16,11 @@
 /* Connections that the agent is opening to workloads, until the server's socket has the client's address; the least recent
  * goes first, and its server sees the agent's address. */
 #define MESH_MAX_DIALS 16384
+/* Resolvers that one UDP socket may ask through the agent; C libraries read three from resolv.conf. Ports of the
+ * agent's in each namespace. */
+#define MESH_DNS_SLOTS 4
+/* UDP sockets that ask, the least recent goes first; a socket that was forgotten gets no answer and asks anew. */
+#define MESH_MAX_ASKERS 65536
 /* Slots for counters, so that a new counter does not change the map. */
 #define MESH_MAX_COUNTERS 64
 /* Levels of the cgroup tree below which nothing can be enrolled (the loader refuses it). */

@@ -10,6 +10,7 @@
 
 struct mesh_facts {
 	bool known; /* the destination is in the mesh */
+	bool resolver; /* it is a resolver's port (53), and the agent answers this process's questions now */
 	bool incomplete; /* ... but not every destination of the mesh fitted into the map */
 	bool enrolled; /* the process is in an enrolled cgroup, or below one */
 	bool listener; /* an agent serves the socket's network namespace */
@@ -23,7 +24,7 @@ struct mesh_decision {
 /* Whether enrolment can matter at all; spares everybody else the walk up the cgroup tree. */
 static __always_inline bool mesh_concerned(const struct mesh_facts *facts)
 {
-	return facts->known || facts->incomplete;
+	return facts->known || facts->incomplete || facts->resolver;
 }
 
 /* Fail closed: whenever an enrolled process may be talking to the mesh and it cannot be taken, it is refused.
@@ -38,8 +39,12 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 			return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
 		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_ENROLLED };
 	}
-	if (!facts->known)
+	if (!facts->known && facts->resolver && facts->listener)
+		return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_DNS_TCP };
+	if (!facts->known && facts->incomplete)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_INCOMPLETE };
+	if (!facts->known)
+		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
 	if (!facts->listener)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_NO_LISTENER };
 	return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_CAPTURED };

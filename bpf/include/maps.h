@@ -80,6 +80,31 @@ struct {
 	__type(value, struct mesh_client);
 } mesh_client_v1 SEC(".maps");
 
+/* Key: netns cookie. Writer: agent. Reader: connect, sendmsg, recvmsg, post_bind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_LISTENERS);
+	__type(key, __u64);
+	__type(value, struct mesh_dns);
+} mesh_dns_v1 SEC(".maps");
+
+/* In a UDP socket: whom it asks through the agent. Writer: connect, sendmsg. Reader: recvmsg, getpeername. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mesh_resolvers);
+} mesh_resolv_v1 SEC(".maps");
+
+/* Writer: connect, sendmsg. Reader: agent's workers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_ASKERS);
+	__type(key, struct mesh_asker);
+	__type(value, struct mesh_asked);
+} mesh_asker_v1 SEC(".maps");
+
 /* Index: enum mesh_count. Writer: all hooks. Reader: agent (metrics). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -15,7 +15,7 @@ from control.registry.catalogue import Catalogue, selects
 from control.registry.services import Service as ServiceResource
 from control.registry.workloads import Workload as WorkloadResource
 from control.wire import discovery as wire
-from control.wire.ids import ROOT_NAMESPACE, SpiffeId
+from control.wire.ids import DEFAULT_DOMAIN, ROOT_NAMESPACE, SpiffeId
 
 CANONICAL_NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 CANONICAL_REVISION_LABELS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
@@ -30,6 +30,7 @@ class Mesh:
     """What the objects say of the mesh as a whole."""
 
     trust_domain: str
+    domain: str = DEFAULT_DOMAIN
     cluster: str
     roots: tuple[str, ...]
     """PEM, one certificate each."""
@@ -39,7 +40,8 @@ def project(catalogue: Catalogue, mesh: Mesh) -> Objects:
     """Everything that agents are told about these resources."""
     selection = _Selection(catalogue)
     bundle = wire.TrustBundle(uid=mesh.trust_domain, certificates=mesh.roots)
-    objects: Objects = {("bundle", bundle.uid): bundle}
+    settings = wire.MeshSettings(uid=wire.MESH_UID, domain=mesh.domain)
+    objects: Objects = {("bundle", bundle.uid): bundle, ("mesh", settings.uid): settings}
     for policy in catalogue.policies():
         objects["policy", policy.uid] = project_policy(policy)
     for workload in catalogue.workloads():
@@ -175,7 +177,7 @@ def _service(service: ServiceResource, catalogue: Catalogue, mesh: Mesh) -> wire
         uid=service.uid,
         name=service.name,
         namespace=service.namespace,
-        hostname=f"{service.name}.{service.namespace}.svc.{mesh.trust_domain}",
+        hostname=f"{service.name}.{service.namespace}.{mesh.domain}",
         addresses=service.addresses,
         ports=ports,
         endpoints=tuple(workload.uid for workload in catalogue.workloads_of(service)),

@@ -156,12 +156,24 @@ class TrustBundle:
     """PEM, one certificate each; more than one while roots overlap."""
 
 
-KINDS: dict[str, type[Workload | Service | AuthorizationPolicy | TrustBundle]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSettings:
+    """What holds for the mesh as a whole; there is one, and its uid is ``MESH_UID``."""
+
+    uid: str
+    domain: str
+    """The DNS suffix of services: ``<service>.<namespace>.<domain>``. Every name below it is the mesh's to answer."""
+
+
+MESH_UID = "mesh"
+
+KINDS: dict[str, type[Workload | Service | AuthorizationPolicy | TrustBundle | MeshSettings]] = {
     "workload": Workload,
     "service": Service,
     "policy": AuthorizationPolicy,
     "bundle": TrustBundle,
+    "mesh": MeshSettings,
 }
 """Kind name on the wire -> type."""
 
-DiscoveryObject = Workload | Service | AuthorizationPolicy | TrustBundle
+DiscoveryObject = Workload | Service | AuthorizationPolicy | TrustBundle | MeshSettings

@@ -14,6 +14,10 @@ from typing import Self
 MAX_ID_BYTES = 2048
 MAX_TRUST_DOMAIN_BYTES = 255
 DEFAULT_TRUST_DOMAIN = "mesh.internal"
+DEFAULT_DOMAIN = "mesh.internal"
+"""DNS suffix of services, unless control is told another."""
+MAX_DOMAIN_CHARACTERS = 120
+"""So that ``<service>.<namespace>.<domain>`` with two labels of 63 is a DNS name still (253 characters)."""
 ROOT_NAMESPACE = "nodemesh-system"
 """Policies of this namespace without a selector hold for the whole mesh (as in Istio's root namespace)."""
 
@@ -39,6 +43,16 @@ def check_trust_domain(text: str) -> str:
         raise SpiffeIdError(f"the trust domain is longer than {MAX_TRUST_DOMAIN_BYTES} bytes")
     if not _TRUST_DOMAIN.match(text):
         raise SpiffeIdError(f"trust domain {text!r}: only lower-case letters, digits, '.', '-' and '_' may stand in it")
+    return text
+
+
+def check_domain(text: str) -> str:
+    """A DNS suffix in lower case and without a dot at its end, or ValueError saying what is wrong with it."""
+    if not 0 < len(text) <= MAX_DOMAIN_CHARACTERS or not all(is_dns_label(label) for label in text.split(".")):
+        raise ValueError(
+            f"{text[:MAX_DOMAIN_CHARACTERS]!r} is not a DNS suffix: lower-case labels with dots between them, such as"
+            f" mesh.internal, at most {MAX_DOMAIN_CHARACTERS} characters"
+        )
     return text
 
 

@@ -13,12 +13,12 @@ from control.wire.discovery import Workload
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id
 from nodeagent.capture.origdst import netns_cookie
-from nodeagent.capture.plan import Destinations, Enrolment, enrol
+from nodeagent.capture.plan import DNS_LABEL, Destinations, Enrolment, enrol
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants
 from nodeagent.loader.features import Features
-from nodeagent.loader.maps import Counters, ListenerRecord, Listeners
+from nodeagent.loader.maps import Counters, DnsPorts, ListenerRecord, Listeners
 from nodeagent.loader.objects import PinnedLinks
 from nodeagent.loader.pins import PinDirectory
 
@@ -75,6 +75,7 @@ class Capture:
         self._links = PinnedLinks(directory)
         self._maps = MapWriter(directory.path)
         self._listeners = Listeners(directory.path)
+        self._dns_ports = DnsPorts(directory.path)
         self._counters = Counters(directory.path)
 
     @classmethod
@@ -102,8 +103,9 @@ class Capture:
         """Below which workloads are."""
         return self._tree.root
 
-    def set_listeners(self, port: int) -> None:
+    def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """Connections of this process's network namespace go to ``port`` on loopback, and only this user may bind it.
+        So do DNS questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone).
 
         Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
         """
@@ -112,13 +114,21 @@ class Capture:
         for stale in self._listeners.entries():
             if stale != cookie:
                 self._listeners.remove(stale)
+        if dns_port:
+            self._dns_ports.put(cookie, ListenerRecord(dns_port, os.geteuid()))
+        for stale in self._dns_ports.entries():
+            if stale != cookie or not dns_port:
+                self._dns_ports.remove(stale)
 
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
         """Which cgroups are whose now. Tell the workers before ``apply``, so that they know whom they accept."""
         found: list[tuple[str, list[int]]] = []
         problems: list[str] = []
+        unasked: list[str] = []
         self._paths = []
         for workload in local:
+            if workload.labels.get(DNS_LABEL) == "off":
+                unasked.append(workload.uid)
             try:
                 paths = self._tree.resolve(workload.selectors)
             except (CgroupError, OSError) as error:
@@ -128,7 +138,7 @@ class Capture:
             self._paths += paths
             found.append((workload.uid, [number for path in paths if (number := cgroup_id(path)) is not None]))
         self._resolved = dict(found)
-        return enrol(found, problems)
+        return enrol(found, problems, unasked)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
@@ -185,6 +195,7 @@ class Capture:
         self._maps.close()
         self._links.close()
         self._listeners.close()
+        self._dns_ports.close()
         self._counters.close()
         self._pins.close()
 

@@ -9,7 +9,10 @@ from zlib import crc32
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip
 from control.wire.discovery import Service, Workload
-from nodeagent.loader.abi import DestinationFlag
+from nodeagent.loader.abi import CgroupFlag, DestinationFlag
+
+DNS_LABEL = "nodemesh.io/dns"
+"""``off`` on a workload: its DNS questions do not pass the agent, and it does not know the names of the mesh."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,12 +33,17 @@ class Enrolment:
     """Cgroup id -> uid of the workload."""
     contested: frozenset[int] = frozenset()
     problems: tuple[str, ...] = ()
+    unasked: frozenset[str] = frozenset()
+    """uids of workloads whose DNS questions are left alone (``DNS_LABEL``)."""
     partial: bool = False
     """Not everything is known: nothing that is captured now may be let go on the strength of this."""
 
     def entries(self) -> dict[int, Entry]:
         """What the map of enrolled cgroups should hold."""
-        entries = {cgroup: Entry(tag(uid), 0) for cgroup, uid in self.cgroups.items()}
+        entries = {
+            cgroup: Entry(tag(uid), CgroupFlag.NO_DNS if uid in self.unasked else 0)
+            for cgroup, uid in self.cgroups.items()
+        }
         entries.update({cgroup: Entry(0, 0) for cgroup in self.contested})
         return entries
 
@@ -61,8 +69,13 @@ def tag(uid: str) -> int:
     return crc32(uid.encode())
 
 
-def enrol(found: Iterable[tuple[str, Iterable[int]]], problems: Iterable[str] = ()) -> Enrolment:
-    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem."""
+def enrol(
+    found: Iterable[tuple[str, Iterable[int]]], problems: Iterable[str] = (), unasked: Iterable[str] = ()
+) -> Enrolment:
+    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem.
+
+    ``unasked``: uids of workloads whose DNS questions are left alone.
+    """
     owners: dict[int, list[str]] = {}
     for uid, cgroups in found:
         for cgroup in cgroups:
@@ -74,7 +87,7 @@ def enrol(found: Iterable[tuple[str, Iterable[int]]], problems: Iterable[str] = 
         for cgroup, uids in sorted(contested.items())
     )
     settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
-    return Enrolment(settled, frozenset(contested), (*problems, *told))
+    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked))
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:

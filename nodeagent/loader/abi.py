@@ -22,6 +22,11 @@ COUNT_MAP = "mesh_count_v1"
 ORIGIN_MAP = "mesh_origin_v1"
 DIAL_MAP = "mesh_dial_v1"
 CLIENT_MAP = "mesh_client_v1"
+DNS_MAP = "mesh_dns_v1"
+ASKER_MAP = "mesh_asker_v1"
+RESOLVERS_MAP = "mesh_resolv_v1"
+DNS_SLOTS = 4
+"""Resolvers that one UDP socket may ask through the agent; its listeners in each namespace (``MESH_DNS_SLOTS``)."""
 
 
 class Layout:
@@ -47,11 +52,24 @@ FLOW = Layout(
     "mesh_flow", ("cookie", "Q"), ("cgroup_id", "Q"), ("ktime", "Q"), ("destination", "20s"),
     ("pid", "I"), ("uid", "I"), ("pad", "I"),
 )  # fmt: skip
+DNS = Layout("mesh_dns", ("port", "2s"), ("pad", "H"), ("uid", "I"))
+RESOLVERS = Layout("mesh_resolvers", ("slot", "80s"), ("used", "I"), ("pad", "I"))
+ASKER = Layout("mesh_asker", ("netns", "Q"), ("port", "2s"), ("slot", "B"), ("v6", "B"), ("pad", "I"))
+ASKED = Layout("mesh_asked", ("cgroup_id", "Q"), ("resolver", "20s"), ("pid", "I"))
 
 DIAL_KEY = Layout("mesh_dial_key", ("netns", "Q"), ("agent", "20s"), ("app", "20s"))
 CLIENT = Layout("mesh_client", ("client", "20s"), ("role", "I"))
 
-LAYOUTS = (ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT)
+LAYOUTS = (
+    ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
+    DNS, RESOLVERS, ASKER, ASKED,
+)  # fmt: skip
+
+
+class CgroupFlag(IntFlag):
+    """``enum mesh_cgroup_flag``."""
+
+    NO_DNS = 1
 
 
 class DestinationFlag(IntFlag):
@@ -92,6 +110,11 @@ class Count(IntEnum):
     CLIENT_TOLD = 12
     CLIENT_SHOWN = 13
     DIAL_NOT_RECORDED = 14
+    DNS_TAKEN = 15
+    DNS_TCP = 16
+    DNS_NO_AGENT = 17
+    DNS_NO_SLOT = 18
+    DNS_NO_ROOM = 19
 
 
 class AttachType(IntEnum):
@@ -102,6 +125,10 @@ class AttachType(IntEnum):
     INET6_CONNECT = 11
     INET4_POST_BIND = 12
     INET6_POST_BIND = 13
+    UDP4_SENDMSG = 14
+    UDP6_SENDMSG = 15
+    UDP4_RECVMSG = 19
+    UDP6_RECVMSG = 20
     INET4_GETPEERNAME = 29
     INET6_GETPEERNAME = 30
 
@@ -112,6 +139,10 @@ PROGRAMS: dict[str, AttachType] = {
     "mesh_sockops": AttachType.SOCK_OPS,
     "mesh_peername4": AttachType.INET4_GETPEERNAME,
     "mesh_peername6": AttachType.INET6_GETPEERNAME,
+    "mesh_recvmsg4": AttachType.UDP4_RECVMSG,
+    "mesh_recvmsg6": AttachType.UDP6_RECVMSG,
+    "mesh_sendmsg4": AttachType.UDP4_SENDMSG,
+    "mesh_sendmsg6": AttachType.UDP6_SENDMSG,
     "mesh_connect4": AttachType.INET4_CONNECT,
     "mesh_connect6": AttachType.INET6_CONNECT,
 }

@@ -89,6 +89,10 @@ _HOOKS = {
     AttachType.INET6_GETPEERNAME: "CONFIG_CGROUP_BPF and CONFIG_IPV6, Linux 5.8 or later",
     AttachType.INET4_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_INET",
     AttachType.INET6_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
+    AttachType.UDP4_SENDMSG: "CONFIG_CGROUP_BPF and CONFIG_INET",
+    AttachType.UDP6_SENDMSG: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
+    AttachType.UDP4_RECVMSG: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.2 or later",
+    AttachType.UDP6_RECVMSG: "CONFIG_CGROUP_BPF and CONFIG_IPV6, Linux 5.2 or later",
     AttachType.SOCK_OPS: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.15 or later",
 }
 
@@ -146,7 +150,9 @@ def _program(hook: AttachType) -> None:
         kind, helpers = _PROG_SOCK_OPS, (_SOCKET_COOKIE, _NETNS_COOKIE)
     elif hook in (AttachType.INET4_POST_BIND, AttachType.INET6_POST_BIND):
         kind, helpers = _PROG_CGROUP_SOCK, (_NETNS_COOKIE, _ANCESTOR)
-    elif hook in (AttachType.INET4_CONNECT, AttachType.INET6_CONNECT):
+    elif hook in (
+        AttachType.INET4_CONNECT, AttachType.INET6_CONNECT, AttachType.UDP4_SENDMSG, AttachType.UDP6_SENDMSG
+    ):  # fmt: skip
         kind, helpers = _PROG_SOCK_ADDR, (_NETNS_COOKIE, _ANCESTOR)
     else:
         kind, helpers = _PROG_SOCK_ADDR, (_SOCKET_COOKIE,)

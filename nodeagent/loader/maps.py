@@ -47,6 +47,15 @@ class ListenerRecord(NamedTuple):
     uid: int
 
 
+class Asked(NamedTuple):
+    """Which resolver a UDP socket meant, and who asks."""
+
+    addr: bytes
+    port: int
+    cgroup_id: int
+    pid: int
+
+
 class Flow(NamedTuple):
     """What the kernel knows of a captured connection."""
 
@@ -212,6 +221,49 @@ class Listeners(_View):
             port, _, uid = abi.LISTENER.codec.unpack(value)
             found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid)
         return found
+
+
+class DnsPorts(_View):
+    """Network namespace cookie -> ListenerRecord: the first of the agent's DNS_SLOTS ports there."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir, abi.DNS_MAP, 8, abi.DNS.size)
+
+    def put(self, netns_cookie: int, record: ListenerRecord) -> None:
+        """From now on DNS questions of that namespace go to these ports, and only this user may bind them."""
+        packed = abi.DNS.codec.pack(abi.port_bytes(record.port), 0, record.uid)
+        self._put(netns_cookie.to_bytes(8, _ORDER), packed)
+
+    def remove(self, netns_cookie: int) -> bool:
+        """From now on the namespace's questions go where they are sent."""
+        return self._remove(netns_cookie.to_bytes(8, _ORDER))
+
+    def entries(self) -> dict[int, ListenerRecord]:
+        """All of them."""
+        found = {}
+        for key, value in self._items():
+            port, _, uid = abi.DNS.codec.unpack(value)
+            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid)
+        return found
+
+
+class Askers(_View):
+    """Which resolver a UDP socket meant that asks the agent."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir, abi.ASKER_MAP, abi.ASKER.size, abi.ASKED.size)
+
+    def find(self, netns_cookie: int, port: int, slot: int, v6: bool) -> Asked | None:
+        """By the socket's own port and the place of the agent's listener; None if nobody asks from there."""
+        key = abi.ASKER.codec.pack(netns_cookie, abi.port_bytes(port), slot, v6, 0)
+        self._key_bytes[:] = key
+        result = self._sys.lib.bpf_map_lookup_elem(self.fd, self._key, self._value)
+        if result < 0:
+            if result == -errno.ENOENT:
+                return None
+            raise BpfError(f"cannot read {self.path}", -result)
+        cgroup_id, resolver, pid = abi.ASKED.codec.unpack(bytes(self._value_bytes))
+        return Asked(resolver[:16], int.from_bytes(resolver[16:18], "big"), cgroup_id, pid)
 
 
 class Settings(_View):

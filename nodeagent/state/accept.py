@@ -13,8 +13,16 @@ from typing import Any, cast
 
 from control.wire.address import MAX_PORT, canonical_ip
 from control.wire.codec import decode
-from control.wire.discovery import KINDS, AuthorizationPolicy, DiscoveryObject, Service, TrustBundle, Workload
-from control.wire.ids import SpiffeId, check_trust_domain
+from control.wire.discovery import (
+    KINDS,
+    AuthorizationPolicy,
+    DiscoveryObject,
+    MeshSettings,
+    Service,
+    TrustBundle,
+    Workload,
+)
+from control.wire.ids import SpiffeId, check_domain, check_trust_domain
 from control.wire.watch import Change
 
 MAX_REJECTED = 100
@@ -117,9 +125,15 @@ def _bundle(bundle: TrustBundle) -> TrustBundle:
     return bundle
 
 
+def _mesh(settings: MeshSettings) -> MeshSettings:
+    check_domain(settings.domain)
+    return settings
+
+
 _CHECKS: dict[str, Callable[[Any], DiscoveryObject]] = {
     "workload": _workload,
     "service": _service,
     "policy": _policy,
     "bundle": _bundle,
+    "mesh": _mesh,
 }

@@ -10,14 +10,23 @@ from itertools import islice
 from typing import TypeVar
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import AuthorizationPolicy, DiscoveryObject, Service, ServicePort, TrustBundle, Workload
+from control.wire.discovery import (
+    MESH_UID,
+    AuthorizationPolicy,
+    DiscoveryObject,
+    MeshSettings,
+    Service,
+    ServicePort,
+    TrustBundle,
+    Workload,
+)
 from control.wire.watch import Batch
 from nodeagent.reasons import Reason
 from nodeagent.state.accept import Key, accept
 from nodeagent.state.index import Index
 from nodeagent.state.targets import Applied, MissingPolicy, ServiceTarget, Unresolved, WorkloadTarget
 
-T = TypeVar("T", Workload, Service, AuthorizationPolicy, TrustBundle)
+T = TypeVar("T", Workload, Service, AuthorizationPolicy, TrustBundle, MeshSettings)
 
 MAX_LISTED = 10
 """Names or ports that a message lists."""
@@ -91,6 +100,7 @@ class NodeState:
         self._services: dict[str, Service] = {}
         self._policies: dict[str, AuthorizationPolicy] = {}
         self._bundles: dict[str, TrustBundle] = {}
+        self._meshes: dict[str, MeshSettings] = {}
         self._unreadable: set[Key] = set()
         self._index = _Indexes()
         # answers already put together, dropped when the service or one of its endpoints changes
@@ -164,6 +174,7 @@ class NodeState:
         keys += [("service", uid) for uid in self._services]
         keys += [("policy", uid) for uid in self._policies]
         keys += [("bundle", uid) for uid in self._bundles]
+        keys += [("mesh", uid) for uid in self._meshes]
         return keys
 
     def _update(self, key: Key, value: DiscoveryObject | None) -> bool:
@@ -174,6 +185,8 @@ class NodeState:
             return self._update_service(uid, value if isinstance(value, Service) else None)
         if kind == "policy":
             return _put(self._policies, uid, value if isinstance(value, AuthorizationPolicy) else None)
+        if kind == "mesh":
+            return _put(self._meshes, uid, value if isinstance(value, MeshSettings) else None)
         return _put(self._bundles, uid, value if isinstance(value, TrustBundle) else None)
 
     def _update_workload(self, uid: str, new: Workload | None) -> bool:
@@ -302,6 +315,11 @@ class NodeState:
     def bundle(self, trust_domain: str) -> TrustBundle | None:
         """The roots of a trust domain."""
         return self._bundles.get(trust_domain)
+
+    @property
+    def settings(self) -> MeshSettings | None:
+        """What holds for the mesh as a whole; None if it was not received or could not be read."""
+        return self._meshes.get(MESH_UID)
 
     def policies_of(self, workload: Workload) -> tuple[AuthorizationPolicy, ...] | MissingPolicy:
         """Every policy that selects the workload as it is known now, or what of it has not arrived."""

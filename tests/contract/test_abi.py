@@ -57,6 +57,7 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
     [
         ("mesh_count", "MESH_COUNT_", abi.Count),
         ("mesh_dest_flag", "MESH_DEST_", abi.DestinationFlag),
+        ("mesh_cgroup_flag", "MESH_CGROUP_", abi.CgroupFlag),
         ("mesh_config_flag", "MESH_CONFIG_", abi.ConfigFlag),
         ("mesh_client_role", "MESH_CLIENT_", abi.ClientRole),
     ],
@@ -74,6 +75,7 @@ def test_the_maps_are_those_that_we_open_and_their_names_fit_the_kernel(types: l
     assert names == {
         abi.DESTINATION_MAP, abi.CGROUP_MAP, abi.LISTENER_MAP, abi.CONFIG_MAP, abi.FLOW_MAP, abi.COUNT_MAP,
         abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP,
+        abi.ORIGIN_MAP, abi.DNS_MAP, abi.ASKER_MAP, abi.RESOLVERS_MAP,
     }  # fmt: skip
     assert all(re.fullmatch(r"mesh_[a-z]+_v[0-9]+", name) and len(name) <= MAX_MAP_NAME for name in names)
 
@@ -86,4 +88,5 @@ def test_the_programs_are_those_that_we_attach(types: list[dict[str, Any]]) -> N
 def test_the_bounds_are_the_same() -> None:
     conf = (ROOT / "bpf/include/conf.h").read_text()
     assert f"#define MESH_MAX_DEPTH {abi.MAX_DEPTH}\n" in conf
+    assert f"#define MESH_DNS_SLOTS {abi.DNS_SLOTS}\n" in conf
     assert f"#define MESH_ABI {abi.ABI}\n" in (ROOT / "bpf/include/abi.h").read_text()

@@ -13,7 +13,7 @@
 #define OFFSET 14 /* of the question: an Ethernet header is what the kernel insists on */
 
 struct question {
-	__u8 known, incomplete, enrolled, listener;
+	__u8 known, incomplete, enrolled, listener, resolver, pad[3];
 	struct mesh_addr addr;
 };
 
@@ -38,6 +38,7 @@ int ask(struct __sk_buff *skb)
 	facts.incomplete = question.incomplete;
 	facts.enrolled = question.enrolled;
 	facts.listener = question.listener;
+	facts.resolver = question.resolver;
 	decision = mesh_decide(&facts);
 	answer.verdict = decision.verdict;
 	answer.reason = decision.reason;

@@ -29,7 +29,7 @@ Ask = Callable[[bytes, bytes], tuple[tuple[int, int], bool, bool, bytes, bool]]
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """(four facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
+    """(five facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
     path = tmp_path_factory.mktemp("bpf") / "decide.test.bpf.o"
     subprocess.run(
         ["clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{BPF}",
@@ -66,23 +66,25 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     mesh.close()
 
 
-def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool) -> tuple[int, Count]:
+def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool) -> tuple[int, Count]:
     """What ought to become of a connect()."""
     if not enrolled:
         return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
     if known:
         return (CAPTURE, Count.CAPTURED) if listener else (REFUSE, Count.REFUSED_NO_LISTENER)
+    if resolver and listener:
+        return CAPTURE, Count.DNS_TCP
     return (REFUSE, Count.REFUSED_INCOMPLETE) if incomplete else (PASS, Count.PASSED_NOT_MESH)
 
 
 @pytest.mark.parametrize(
-    "facts", list(product([False, True], repeat=4)), ids=lambda facts: "".join(map(str, map(int, facts)))
+    "facts", list(product([False, True], repeat=5)), ids=lambda facts: "".join(map(str, map(int, facts)))
 )
-def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool]) -> None:
-    decision, concerned, *_ = ask(bytes(facts), bytes(16))
+def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool, bool]) -> None:
+    decision, concerned, *_ = ask(bytes(facts) + bytes(3), bytes(16))
     assert decision == oracle(*facts)
     if not concerned:
-        assert oracle(facts[0], facts[1], False, facts[3]) == oracle(facts[0], facts[1], True, facts[3]), (
+        assert oracle(*facts[:2], False, *facts[3:]) == oracle(*facts[:2], True, *facts[3:]), (
             "where enrolment is not looked up it must not matter"
         )
 
@@ -96,7 +98,7 @@ def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool]) -> None:
 @example(bytes(12) + bytes([127, 0, 0, 1]))
 def test_addresses(ask: Ask, packed: bytes) -> None:
     address = ipaddress.IPv6Address(packed)
-    _, _, v4, loopback_like, is_loopback = ask(bytes(4), packed)
+    _, _, v4, loopback_like, is_loopback = ask(bytes(8), packed)
     mapped = address.ipv4_mapped
     assert v4 == (mapped is not None)
     assert loopback_like == (MAPPED + bytes([127, 0, 0, 1]) if v4 else bytes(15) + b"\x01")

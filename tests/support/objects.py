@@ -9,6 +9,7 @@ from control.wire.discovery import (
     Action,
     AuthorizationPolicy,
     DiscoveryObject,
+    MeshSettings,
     OperationMatch,
     PolicyRule,
     Selectors,
@@ -23,6 +24,7 @@ from control.wire.watch import Batch, Change
 INSTANCE = "history-1"
 KIND_OF: dict[type, str] = {
     Workload: "workload", Service: "service", AuthorizationPolicy: "policy", TrustBundle: "bundle",
+    MeshSettings: "mesh",
 }  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def service(name: str = "web", namespace: str = "shop", **changes: Any) -> Servi
         "uid": f"{namespace}/{name}",
         "name": name,
         "namespace": namespace,
-        "hostname": f"{name}.{namespace}.svc.mesh.internal",
+        "hostname": f"{name}.{namespace}.mesh.internal",
         "addresses": ("240.240.0.10",),
         "ports": (ServicePort(name="http", port=80, target_port=8080),),
         "endpoints": (f"{namespace}/{name}-0@1",),

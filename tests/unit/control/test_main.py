@@ -123,7 +123,7 @@ def test_an_agent_joins_gets_its_svid_and_watches(control: ControlProcess, tmp_p
         with agent.stream("GET", "/v1/watch") as stream:
             lines = stream.iter_lines()
             first = httpx.Response(200, text=next(lines)).json()
-            assert first["snapshot"] and {c["kind"] for c in first["changes"]} == {"bundle", "workload"}
+            assert first["snapshot"] and {c["kind"] for c in first["changes"]} == {"bundle", "mesh", "workload"}
             with control.operator() as operator:
                 operator.post("/v1/apply", json={"objects": [policy("live")]})
                 delta = httpx.Response(200, text=next(lines)).json()

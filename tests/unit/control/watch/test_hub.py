@@ -85,7 +85,7 @@ def test_a_newcomer_gets_a_snapshot_then_deltas() -> None:
         session = lab.open()
         first = await receive(session)
         assert first.snapshot and first.instance == lab.hub.instance
-        assert names(first) == [("bundle", "mesh.internal", True)]
+        assert names(first) == [("bundle", "mesh.internal", True), ("mesh", "mesh", True)]
         await lab.apply(workload(), service(), policy())
         delta = await receive(session)
         assert not delta.snapshot and delta.revision == 2
@@ -145,7 +145,7 @@ def test_what_cannot_be_resumed_gets_a_snapshot(claim: str, monkeypatch: pytest.
             "too far behind": lambda: lab.open(instance, now - 34),
         }[claim]()
         first = await receive(session)
-        assert first.snapshot and len(first.changes) == 37
+        assert first.snapshot and len(first.changes) == 38
         assert await session.next(0) is None
 
     play(story)

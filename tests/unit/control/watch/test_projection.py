@@ -84,7 +84,7 @@ def test_a_service_in_full() -> None:
         uid="shop/web@6",
         name="web",
         namespace="shop",
-        hostname="web.shop.svc.mesh.internal",
+        hostname="web.shop.mesh.internal",
         addresses=("240.240.0.1", "fd6d:6573:68::1"),
         ports=(
             ServicePort(name="http", port=80, target_port=8080, protocol=AppProtocol.HTTP),

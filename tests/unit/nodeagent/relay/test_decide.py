@@ -155,7 +155,7 @@ def test_without_server_name_the_target_tells_the_workload() -> None:
         SocketAddress("10.0.0.2", 8081),
         SocketAddress("192.0.2.1", 8080),
         SocketAddress("10.0.0.1", 8080),
-        Hostname("nobody.shop.svc.mesh.internal", 80),
+        Hostname("nobody.shop.mesh.internal", 80),
         Hostname(AWAY_SERVICE.hostname, 81),
         Hostname(SERVICE.hostname, 80),
     ],

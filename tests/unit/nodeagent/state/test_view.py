@@ -207,9 +207,9 @@ def test_a_name_used_again_belongs_to_its_new_owner(new_first: bool) -> None:
 
 def test_a_service_is_found_by_its_name_as_long_as_that_is_its_own() -> None:
     view = state(service())
-    assert view.by_hostname("WEB.shop.svc.mesh.internal") == service()
+    assert view.by_hostname("WEB.shop.mesh.internal") == service()
     view.apply(delta(service(hostname="other.shop")))
-    assert view.by_hostname("web.shop.svc.mesh.internal") is None
+    assert view.by_hostname("web.shop.mesh.internal") is None
     assert view.by_hostname("other.shop") == service(hostname="other.shop")
     view.apply(delta(service("twin", hostname="other.shop"), revision=3))
     assert view.by_hostname("other.shop") is None

@@ -31,7 +31,7 @@ def test_nothing_that_the_mesh_knows_is_unknown() -> None:
     full = replace(workload(), version="v1", cluster="east")
     labels = label_set(record(source=full, destination=full))
     assert UNKNOWN not in labels.values()
-    assert labels["destination_service"] == "web.shop.svc.mesh.internal"
+    assert labels["destination_service"] == "web.shop.mesh.internal"
     assert labels["source_principal"] == "spiffe://mesh.internal/ns/shop/sa/client"
 
 

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* cgroup/sendmsg4|6 and cgroup/recvmsg4|6: DNS questions of sockets that are not connected (include/dns.h). Fails
+ * open: a question that cannot be taken goes where it was going. */
+#include "include/dns.h"
+
+SEC("cgroup/sendmsg4")
+int mesh_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint to;
+
+	mesh_read4(ctx, &to);
+	if (mesh_ask(ctx, &to, false))
+		mesh_write4(ctx, &to);
+	return 1;
+}
+
+SEC("cgroup/sendmsg6")
+int mesh_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint to;
+
+	mesh_read6(ctx, &to);
+	if (mesh_ask(ctx, &to, false))
+		mesh_write6(ctx, &to);
+	return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int mesh_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint from;
+
+	mesh_read4(ctx, &from);
+	if (mesh_unask(ctx, &from))
+		mesh_write4(ctx, &from);
+	return 1;
+}
+
+SEC("cgroup/recvmsg6")
+int mesh_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct mesh_endpoint from;
+
+	mesh_read6(ctx, &from);
+	if (mesh_unask(ctx, &from))
+		mesh_write6(ctx, &from);
+	return 1;
+}

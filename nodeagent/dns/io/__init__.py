@@ -1,0 +1,5 @@
+"""The sockets of DNS: listeners on loopback, questions handed on to resolvers, captured TCP connections to port 53.
+
+Nouns: ``DnsListener`` (udp), ``DnsStream`` (tcp), ``Desk`` (desk: what both share: the decision, counts, how to make
+a socket in the namespace of who asks). Imported by ``worker`` only.
+"""
