@@ -14,36 +14,38 @@ import logging
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from control.wire.watch import Batch
 from nodeagent.admin.apps import debug_app, metrics_app, ready_app
 from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
 from nodeagent.capture.controller import Capture, CaptureSettings
-from nodeagent.channel import Sample, Start
+from nodeagent.channel import Start
 from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
 from nodeagent.client.statefile import StateDirectory
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
-from nodeagent.manager import facts
 from nodeagent.manager.discovery import Discovery
+from nodeagent.manager.documents import Documents
 from nodeagent.manager.enrol import Enroller
+from nodeagent.manager.health import Health
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.packing import Packing
+from nodeagent.manager.parts import Parts
+from nodeagent.manager.samples import Samples
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.state.targets import Applied
-from nodeagent.telemetry.aggregate import Aggregate, render
+from nodeagent.telemetry.aggregate import Aggregate
 
 RESTART_SECONDS = 1.0
 """A background task that failed (a defect) is started again after this."""
-PRUNE_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +70,9 @@ class Agent:
         self._stop = asyncio.Event()
         self.lifecycle = Lifecycle()
         self._aggregate = Aggregate(time.monotonic)
-        self._next_prune = 0.0
         self._admin = AdminServer()
         with contextlib.ExitStack() as undo:
-            undo.callback(self._admin.close)
-            self._bind()
+            ports = self._bind(undo)
             self._directory = StateDirectory(config.state_dir)
             undo.callback(self._directory.close)
             self._capture = None if open_capture is None else open_capture(capture_settings(config))
@@ -95,8 +95,10 @@ class Agent:
         self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
         self._enroller = self._make_enroller()
         self._session = Session(random.random)
-        self._follower = Follower(self._session, self._membership.transport, self._discovery.take, self._missing)
-        self._register_checks()
+        self._follower = Follower(
+            self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
+        )
+        self._serve_admin(ports)
 
     def _open_splice(self) -> NodeSplice:
         if self._capture is None:
@@ -152,11 +154,36 @@ class Agent:
         self.lifecycle.advance(Phase.STOPPED)
         self._close()
 
-    def _bind(self) -> None:
+    def _bind(self, undo: contextlib.ExitStack) -> Mapping[str, list[socket.socket]]:
+        """The admin ports' sockets, by the name of the port."""
         ports = self._config.ports
-        self._admin.add(debug_app(self._documents()), bind(LOOPBACK, ports.admin, "ports.admin"))
-        self._admin.add(metrics_app(self._render), bind(EVERYWHERE, ports.metrics, "ports.metrics"))
-        self._admin.add(ready_app(self.lifecycle), bind(EVERYWHERE, ports.ready, "ports.ready"))
+        found: dict[str, list[socket.socket]] = {}
+        for name, hosts, port in (
+            ("admin", LOOPBACK, ports.admin),
+            ("metrics", EVERYWHERE, ports.metrics),
+            ("ready", EVERYWHERE, ports.ready),
+        ):
+            found[name] = bind(hosts, port, f"ports.{name}")
+            for bound in found[name]:
+                undo.callback(bound.close)
+        return found
+
+    def _serve_admin(self, ports: Mapping[str, list[socket.socket]]) -> None:
+        parts = self._parts()
+        health, samples = Health(parts), Samples(parts)
+        health.register()
+        documents = Documents(parts, health, samples)
+        self._admin.add(debug_app(documents.by_name()), ports["admin"])
+        self._admin.add(metrics_app(samples.render), ports["metrics"])
+        self._admin.add(ready_app(self.lifecycle), ports["ready"])
+
+    def _parts(self) -> Parts:
+        return Parts(
+            config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
+            capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
+            supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
+            session=self._session, follower=self._follower,
+        )  # fmt: skip
 
     def _start_message(self) -> Start:
         config = self._config
@@ -242,145 +269,3 @@ class Agent:
     def _on_member(self) -> None:
         self._keeper.hurry()
         self._follower.hurry()
-
-    def _register_checks(self) -> None:
-        self.lifecycle.blocks("state", lambda: "" if self._discovery.state.ready else self._no_state())
-        self.lifecycle.blocks("workers", lambda: "" if self._hub.serving else self._no_worker())
-        self.lifecycle.warns("control", self._control_trouble)
-        self.lifecycle.warns("workers", self._worker_trouble)
-        self.lifecycle.warns("identities", self._identity_trouble)
-        self.lifecycle.warns("disk", lambda: self._discovery.save_error)
-        self.lifecycle.warns("capture", lambda: "; ".join(self._enroller.problems) if self._enroller else "")
-        self.lifecycle.warns("state", self._state_trouble)
-
-    def _no_worker(self) -> str:
-        last = self._supervisor.last_end
-        return f"no worker process serves; the last one {last}, see the log" if last else "no worker process serves yet"
-
-    def _no_state(self) -> str:
-        why = self._control_trouble()
-        return f"no state from control yet{': ' + why if why else ''}"
-
-    def _control_trouble(self) -> str:
-        if not self._config.control:
-            return "no control is configured; going on with what is on disk"
-        if self._follower.connected:
-            return self._membership.error
-        return self._membership.error or self._session.last_error or "not connected yet"
-
-    def _missing(self) -> tuple[str, ...]:
-        return self._discovery.missing
-
-    def _state_trouble(self) -> str:
-        troubles = list(self._discovery.rejected[:3])
-        if self._discovery.missing:
-            troubles.append(f"not received: {', '.join(self._discovery.missing[:3])}; what needs it is denied")
-        return "; ".join(troubles)
-
-    def _worker_trouble(self) -> str:
-        serving = self._hub.serving
-        return f"{serving} of {self._workers} serve" if serving < self._workers else ""
-
-    def _identity_trouble(self) -> str:
-        bad = [status for status in self._keeper.statuses() if not status.usable]
-        return "; ".join(f"{status.identity}: {status.last_error or 'no SVID yet'}" for status in bad[:5])
-
-    def _documents(self) -> Mapping[str, Callable[[], Awaitable[Any]]]:
-        return {
-            "status": self._status,
-            "config": _later(lambda: facts.config_document(self._config)),
-            "state": _later(lambda: facts.state_document(self._discovery.state, self._discovery.rejected)),
-            "statistics": _later(self._statistics),
-            "flows": self._flows,
-            "workloads": _later(self._workloads),
-            "certs": _later(lambda: facts.certificates_document(self._membership, self._keeper)),
-            "capture": _later(self._capture_document),
-        }
-
-    async def _status(self) -> dict[str, Any]:
-        await self._hub.collect()
-        connected = self._follower.connected
-        return {
-            "node": self._config.node,
-            "phase": self.lifecycle.phase.value,
-            "ready": self.lifecycle.ready,
-            "blockers": self.lifecycle.blockers,
-            "warnings": self.lifecycle.warnings,
-            "control": {
-                "url": self._config.control,
-                "connected": connected,
-                "revision": self._discovery.state.revision,
-                "last_error": "" if connected else self._control_trouble(),
-            },
-            "workers": facts.workers_document(self._hub, self._workers, self._supervisor.restarts),
-            "certificates": facts.certificates_document(self._membership, self._keeper),
-            "capture": self._capture_document(),
-            "splice": self._splice.document(),
-            "errors": facts.errors_document(self._aggregate.samples()),
-        }
-
-    def _statistics(self) -> dict[str, Any]:
-        return {
-            "state": self._discovery.state.statistics(),
-            "workers": facts.workers_document(self._hub, self._workers, self._supervisor.restarts),
-            "samples": {sample.name: sample.value for sample in self._own_samples() if not sample.labels},
-        }
-
-    async def _flows(self) -> dict[str, Any]:
-        return await self._hub.flows()
-
-    def _workloads(self) -> list[dict[str, Any]]:
-        cgroups = self._enroller.cgroups if self._enroller is not None else {}
-        return facts.workloads_document(self._discovery.state, self._config.node, cgroups)
-
-    def _capture_document(self) -> dict[str, Any]:
-        if self._capture is None or self._enroller is None:
-            return {"enabled": False, "why": "capture is off in the configuration; only tunnels are served"}
-        return facts.capture_document(self._capture.status(), self._enroller.problems)
-
-    def _own_samples(self) -> list[Sample]:
-        samples = facts.plain_samples(
-            {
-                "nodemesh_watch_revision": self._discovery.state.revision,
-                "nodemesh_control_connected": float(self._follower.connected),
-                "nodemesh_workers": self._hub.serving,
-                "nodemesh_worker_restarts_total": self._supervisor.restarts,
-                "nodemesh_ready": float(self.lifecycle.ready),
-                "nodemesh_enrolled_cgroups": len(self._enroller.cgroups) if self._enroller is not None else 0,
-            }
-        )
-        samples += facts.svid_samples(self._keeper) + facts.membership_samples(self._membership)
-        samples += self._splice.samples()
-        if self._capture is not None:
-            samples += facts.counter_samples(self._capture.counters())
-        return samples
-
-    async def _render(self, accept: str) -> tuple[bytes, str]:
-        await self._hub.collect()
-        self._prune()
-        samples = (*self._aggregate.samples(), *self._own_samples())
-        return await asyncio.to_thread(render, samples, accept)
-
-    def _prune(self) -> None:
-        """Now and then, let the series of workloads go that left the mesh."""
-        now = time.monotonic()
-        if now >= self._next_prune and self._discovery.state.ready:
-            self._next_prune = now + PRUNE_SECONDS
-            names = {(workload.namespace, workload.name) for workload in self._discovery.state.workloads()}
-            self._aggregate.prune(lambda labels: _names_known(labels, names))
-
-
-def _later(function: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
-    async def call() -> Any:
-        return function()
-
-    return call
-
-
-def _names_known(labels: Mapping[str, str], names: set[tuple[str, str]]) -> bool:
-    """Whether every workload that a series names is still in the mesh; series of nobody in particular stay."""
-    for side in ("source", "destination"):
-        workload = labels.get(f"{side}_workload", "unknown")
-        if workload != "unknown" and (labels.get(f"{side}_workload_namespace", ""), workload) not in names:
-            return False
-    return True

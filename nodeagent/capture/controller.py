@@ -12,7 +12,6 @@ from pathlib import Path
 from control.wire.discovery import Workload
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id
-from nodeagent.capture.origdst import netns_cookie
 from nodeagent.capture.plan import DNS_LABEL, Destinations, Enrolment, enrol
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
@@ -21,6 +20,7 @@ from nodeagent.loader.features import Features
 from nodeagent.loader.maps import Counters, DnsPorts, ListenerRecord, Listeners
 from nodeagent.loader.objects import PinnedLinks
 from nodeagent.loader.pins import PinDirectory
+from nodeagent.namespaces.handle import current_cookie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class Capture:
 
         Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
         """
-        cookie = netns_cookie()
+        cookie = current_cookie()
         self._listeners.put(cookie, ListenerRecord(port, os.geteuid()))
         for stale in self._listeners.entries():
             if stale != cookie:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from control.wire.address import SocketAddress, packed_ip, unpacked_ip
 from nodeagent.loader.maps import Flows
+from nodeagent.namespaces.handle import current_cookie
 
-SO_NETNS_COOKIE = 71
-"""``asm-generic/socket.h``; Python has no name for it. Linux 5.14."""
 TCP_CLOSE = 7
 """``net/tcp_states.h``: the connection was reset, or never was."""
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -36,12 +34,6 @@ class Accepted(Protocol):
         """As of a socket."""
 
 
-def netns_cookie() -> int:
-    """The number by which the kernel knows this process's network namespace; never used again."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
-
-
 class FlowTable:
     """The records of this network namespace's captured connections. One thread; one system call a question.
 
@@ -51,7 +43,7 @@ class FlowTable:
 
     def __init__(self, pin_dir: Path, cookie: int | None = None) -> None:
         self._flows = Flows(pin_dir)
-        self._cookie = netns_cookie() if cookie is None else cookie
+        self._cookie = current_cookie() if cookie is None else cookie
 
     def take(self, source: SocketAddress, accepted: Accepted) -> CapturedFlow | None:
         """The record of the connection from ``source`` (canonical), once. None: nobody captured it; refuse it.

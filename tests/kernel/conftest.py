@@ -28,11 +28,12 @@ from control.wire.address import SocketAddress, canonical_ip
 from control.wire.discovery import Selectors, Workload
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture, CaptureSettings
-from nodeagent.capture.origdst import CapturedFlow, FlowTable, netns_cookie
+from nodeagent.capture.origdst import CapturedFlow, FlowTable
 from nodeagent.capture.plan import Destinations, Enrolment, Entry
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import probe
 from nodeagent.loader.objects import OBJECT_PATH
+from nodeagent.namespaces.handle import current_cookie
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -264,7 +265,7 @@ class Node:
         self.capture = Capture.open(lab.settings)
         lab.stack.callback(self._close)
         self.local = [workload("shop/app", "/app")]
-        self.cookie = lab.inside(netns_cookie)
+        self.cookie = lab.inside(current_cookie)
         self.flows = FlowTable(self.capture.pin_dir, self.cookie)
         lab.stack.callback(self.flows.close)
         self.listeners = {ip: lab.listen(ip, CAPTURE_PORT) for ip in ("127.0.0.1", "::1")}

@@ -1,0 +1,70 @@
+"""Everything of a worker that carries connections: there once the manager has said how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nodeagent import channel
+from nodeagent.relay.io.inbound import Inbound
+from nodeagent.relay.io.outbound import Outbound
+from nodeagent.relay.io.services import Services
+from nodeagent.relay.status import flow_rows, tunnel_rows
+from nodeagent.state.targets import Applied
+from nodeagent.telemetry.metrics import FlowMetrics
+from nodeagent.worker.listeners import Listeners
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """The rooms of the relay, put together. A feature that hears of changes or ticks hears of them here."""
+
+    services: Services
+    outbound: Outbound
+    inbound: Inbound
+    listeners: Listeners
+
+    def applied(self, applied: Applied) -> int:
+        """The state has changed: check live connections against it; how many were reset."""
+        cut = self.services.tracker.recheck(applied.changed)
+        self.outbound.pool.drop({uid for kind, uid in applied.changed if kind == "workload"})
+        if any(kind == "bundle" for kind, _ in applied.changed):
+            self.refresh()
+        return cut
+
+    def forget(self, gone: Iterable[str]) -> None:
+        """These workloads are not in the mesh any more."""
+        for uid in gone:
+            self.outbound.balancer.forget(uid)
+
+    def refresh(self) -> None:
+        """SVIDs or bundles changed: tunnels that were made with former ones take no more streams."""
+        self.outbound.pool.refresh()
+        self.inbound.refresh()
+
+    def tick(self, now: float) -> None:
+        """Once a second or so."""
+        self.outbound.pool.tick(now)
+        self.inbound.tick(now)
+
+    def load(self) -> channel.Load:
+        """How busy this worker is."""
+        return channel.Load(flows=len(self.services.tracker), cpu_seconds=time.process_time())
+
+    def measure(self, metrics: FlowMetrics) -> None:
+        """Bring gauges and the counts of live connections up to now."""
+        services = self.services
+        services.tracker.report_live()
+        metrics.gauge("nodemesh_live_flows", len(services.tracker))
+        metrics.gauge("nodemesh_tunnels", len(self.outbound.pool), direction="outbound")
+        metrics.gauge("nodemesh_tunnels", len(self.inbound.tunnels), direction="inbound")
+        if services.splicing is not None:
+            metrics.gauge("nodemesh_spliceable_flows", len(services.splicing))
+            metrics.gauge("nodemesh_splice_excluded_workloads", len(services.splicing.excluded))
+
+    def flows(self, number: int) -> channel.Flows:
+        """Live connections and tunnels, for operators."""
+        flows, truncated = flow_rows(self.services.tracker)
+        tunnels = tunnel_rows([*self.outbound.pool, *self.inbound.tunnels])
+        return channel.Flows(number=number, flows=flows, tunnels=tunnels, truncated=truncated)

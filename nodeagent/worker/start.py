@@ -1,0 +1,91 @@
+"""Puts the rooms of the relay together as the manager's ``Start`` says, and opens their listeners."""
+
+from __future__ import annotations
+
+import logging
+import time
+from asyncio import AbstractEventLoop
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+
+from control.wire.address import SocketAddress
+from nodeagent import channel
+from nodeagent.capture.clients import ClientTable
+from nodeagent.capture.origdst import Accepted, FlowTable
+from nodeagent.identity.store import SvidStore
+from nodeagent.loader.errors import LoaderError
+from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.balance import Balancer
+from nodeagent.relay.io.inbound import Inbound
+from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
+from nodeagent.relay.io.services import Services
+from nodeagent.relay.io.splicing import Splicing
+from nodeagent.relay.io.tasks import Tasks
+from nodeagent.relay.protocol.windows import WindowBudget
+from nodeagent.relay.tracker import Tracker
+from nodeagent.splice.port import SplicePort
+from nodeagent.splice.splicer import Splicer
+from nodeagent.state.view import NodeState
+from nodeagent.telemetry.accesslog import Log
+from nodeagent.telemetry.metrics import FlowMetrics
+from nodeagent.worker.carrier import Carrier
+from nodeagent.worker.listeners import Listeners
+
+_log = logging.getLogger("nodeagent.worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a worker has from its beginning, and fills as the manager tells it."""
+
+    loop: AbstractEventLoop
+    tasks: Tasks
+    state: NodeState
+    certificates: SvidStore
+    enrolled: Mapping[int, str]
+    """Cgroup id -> uid of its workload."""
+    metrics: FlowMetrics
+
+
+def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
+    """Everything but the listeners. LoaderError if the kernel's maps cannot be opened."""
+    authorizer = Authorizer(known.state)
+    services = Services(
+        node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer,
+        tracker=Tracker(known.state, authorizer, known.metrics, log, time.time), certificates=known.certificates,
+        budget=WindowBudget(), splicing=_splicing(start, known.loop),
+        clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
+    )  # fmt: skip
+    captured: OriginalDestinations = FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
+    return Carrier(
+        services=services,
+        outbound=Outbound(services, captured, known.enrolled, Balancer(SystemRandom())),
+        inbound=Inbound(services),
+        listeners=Listeners(known.loop),
+    )
+
+
+async def open_listeners(start: channel.Start, carrier: Carrier) -> None:
+    """From now on connections are accepted. ListenError."""
+    if start.pin_dir:
+        await carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
+    await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
+
+
+def _splicing(start: channel.Start, loop: AbstractEventLoop) -> Splicing | None:
+    if not start.splice or not start.pin_dir:
+        return None
+    try:
+        return Splicing(SplicePort(Splicer(Path(start.pin_dir))), loop)
+    except LoaderError as error:
+        _log.error("the splice cannot be used, same-node flows are relayed: %s", error)
+        return None
+
+
+class _NothingCaptured:
+    """For a node that only serves tunnels."""
+
+    def take(self, source: SocketAddress, accepted: Accepted) -> None:
+        """Nothing was captured."""

@@ -1,0 +1,192 @@
+"""A worker's end of the channel: each message of the manager is taken to whom it concerns."""
+
+from __future__ import annotations
+
+import logging
+import os
+from asyncio import AbstractEventLoop, Event, Protocol, Transport
+from typing import TYPE_CHECKING, Final, cast
+
+from nodeagent import channel
+from nodeagent.identity.keys import load_svid
+from nodeagent.identity.store import SvidStore
+from nodeagent.relay.io.sockets import ListenError
+from nodeagent.relay.io.tasks import Tasks
+from nodeagent.state.view import NodeState, OutOfOrderError
+from nodeagent.telemetry.accesslog import Log, NoLog, open_log
+from nodeagent.telemetry.metrics import FlowMetrics
+from nodeagent.worker.carrier import Carrier
+from nodeagent.worker.drain import drain
+from nodeagent.worker.start import Known, open_listeners, put_together
+
+if TYPE_CHECKING:
+    from asyncio import BaseTransport
+
+TICK_SECONDS: Final = 1.0
+EXIT_DEFECT: Final = 70
+EXIT_CANNOT_LISTEN: Final = 78
+
+_log = logging.getLogger("nodeagent.worker")
+
+
+class Worker(Protocol):
+    """One worker; the protocol of its channel to the manager."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self.stopped = Event()
+        self.exit_code = 0
+        self.certificates = SvidStore()
+        self.state = NodeState()
+        self.enrolled: dict[int, str] = {}
+        self.tasks = Tasks(loop)
+        self._unpacker = channel.Unpacker()
+        self._transport: Transport | None = None
+        self._spread = 1
+        self._metrics = FlowMetrics(loop.time)
+        self._log: Log = NoLog()
+        self._carrier: Carrier | None = None
+        """None until the manager has said how to run."""
+
+    # --- the channel ---
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """The manager is there."""
+        self._transport = cast(Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Messages of the manager."""
+        try:
+            for message in self._unpacker.feed(data):
+                self._on_message(message)
+        except Exception:  # a worker that misunderstood the manager must not decide by half of what it said
+            _log.exception("defect: a message of the manager could not be carried out; the worker stops")
+            self._stop(EXIT_DEFECT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The manager is gone: nobody tells this worker about policy any more."""
+        self._stop(0)
+
+    def _send(self, message: channel.Message) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(channel.pack(message))
+
+    def _on_message(self, message: channel.Message) -> None:
+        match message:
+            case channel.Start():
+                self.tasks.spawn(self._start_or_stop(message), "start")
+            case channel.StateBatch():
+                self._on_batch(message)
+            case channel.Svid():
+                self._on_svid(message)
+            case channel.Enrolment():
+                self.enrolled.clear()
+                self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
+            case channel.Collect():
+                self._collect(message.number)
+            case channel.ListFlows():
+                carrier, number = self._carrier, message.number
+                self._send(carrier.flows(number) if carrier is not None else channel.Flows(number=number))
+            case channel.Spread():
+                self._spread = message.workers
+                if self._carrier is not None:
+                    self._carrier.listeners.spread(self._spread)
+            case channel.Drain():
+                self.tasks.spawn(self._drain(message.seconds), "drain")
+            case _:
+                raise channel.ChannelError(f"{type(message).__name__} is not for a worker")
+
+    def _on_batch(self, message: channel.StateBatch) -> None:
+        try:
+            applied = self.state.apply(message.batch)
+        except OutOfOrderError:
+            _log.exception("defect: the manager sent batches out of order; the worker stops")
+            self._stop(EXIT_DEFECT)
+            return
+        for kind, uid in applied.changed:
+            if kind == "bundle":
+                self._take_bundle(uid)
+        gone = {uid for kind, uid in applied.changed if kind == "workload" and self.state.workload(uid) is None}
+        if self._carrier is not None:
+            cut = self._carrier.applied(applied)
+            if cut:
+                _log.info("revision %d: %d open connections were reset", message.batch.revision, cut)
+            self._carrier.forget(gone)
+        self._metrics.forget(gone)
+        self._send(channel.Applied(revision=message.batch.revision, rejected=applied.rejected))
+
+    def _take_bundle(self, trust_domain: str) -> None:
+        bundle = self.state.bundle(trust_domain)
+        try:
+            if bundle is None:
+                self.certificates.remove_bundle(trust_domain)
+            else:
+                self.certificates.set_bundle(trust_domain, bundle.certificates)
+        except ValueError as error:
+            _log.error("the trust bundle of %s cannot be used, nobody of it is trusted: %s", trust_domain, error)
+
+    def _on_svid(self, message: channel.Svid) -> None:
+        try:
+            if message.chain:
+                self.certificates.put(load_svid(message.chain, message.key))
+            else:
+                self.certificates.remove(message.identity)
+        except Exception as error:
+            _log.error("the SVID of %s cannot be used: %s", message.identity, error)
+            self.certificates.remove(message.identity)
+        if self._carrier is not None:
+            self._carrier.refresh()
+
+    def _collect(self, number: int) -> None:
+        if self._carrier is not None:
+            self._carrier.measure(self._metrics)
+            self._metrics.counter("nodemesh_access_log_dropped_total", self._log.dropped)
+        self._send(channel.Collected(number=number, samples=self._metrics.news()))
+
+    # --- life ---
+
+    async def _start_or_stop(self, start: channel.Start) -> None:
+        try:
+            await self._start(start)
+        except ListenError as error:
+            _log.error("%s", error)
+            self._stop(EXIT_CANNOT_LISTEN)
+        except Exception:  # the access log, the pinned maps: a worker that is not ready and lives serves nobody
+            _log.exception("this worker cannot start")
+            self._stop(EXIT_DEFECT)
+
+    async def _start(self, start: channel.Start) -> None:
+        logging.getLogger().setLevel(start.log_level.upper())
+        self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
+        known = Known(
+            loop=self.loop, tasks=self.tasks, state=self.state, certificates=self.certificates,
+            enrolled=self.enrolled, metrics=self._metrics,
+        )  # fmt: skip
+        # from here on it hears of changes: the first connection may be accepted before the last listener is open
+        self._carrier = carrier = put_together(start, known, self._log)
+        carrier.listeners.spread(self._spread)
+        await open_listeners(start, carrier)
+        carrier.services.tracker.when_doubled = lambda: self._send(carrier.load())
+        self.loop.call_later(TICK_SECONDS, self._tick, carrier)
+        self._send(channel.Ready(pid=os.getpid()))
+
+    def _tick(self, carrier: Carrier) -> None:
+        self._send(carrier.load())
+        carrier.tick(self.loop.time())
+        self.loop.call_later(TICK_SECONDS, self._tick, carrier)
+
+    async def _drain(self, seconds: float) -> None:
+        cut = 0
+        if self._carrier is not None:
+            self._carrier.listeners.close()
+            cut = await drain(self.loop, self._carrier, seconds)
+        self._send(channel.Drained(cut=cut))
+        self._stop(0)
+
+    def close(self) -> None:
+        """Write what the access log still holds."""
+        self._log.close()
+
+    def _stop(self, code: int) -> None:
+        self.exit_code = self.exit_code or code
+        self.stopped.set()
