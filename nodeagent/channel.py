@@ -43,6 +43,8 @@ class Start:
     cluster: str = ""
     splice: bool = False
     """Whether same-node flows may be handed to the kernel; the manager has tested that it can."""
+    dns_port: int = 0
+    """The first UDP port for DNS questions; 0: they are left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

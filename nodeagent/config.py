@@ -14,13 +14,16 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from control.wire.address import AddressError, canonical_ip
+from control.wire.address import MAX_PORT, AddressError, canonical_ip
 from control.wire.ids import is_dns_label
 
 DEFAULT_FILE = Path("/etc/nodemesh/nodeagent.yaml")
 PREFIX = "NODEMESH_"
 MAX_FILE_BYTES = 1024 * 1024
 MAX_WORKERS = 256
+DNS_PORT = 53
+DNS_PORTS = 4
+"""UDP ports of the agent for DNS questions, from ``ports.dns`` on."""
 MAX_DRAIN_SECONDS = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,13 +38,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The TCP ports of an agent. ``admin`` listens on loopback only."""
+    """The ports of an agent: TCP, and ``dns`` with the three after it UDP. ``admin`` listens on loopback only."""
 
     outbound: int = 15001
     tunnel: int = 15008
     admin: int = 15000
     metrics: int = 15020
     ready: int = 15021
+    dns: int = 15053
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +84,15 @@ class Config:
     """Whether to capture connections of this node's workloads; false: only tunnels of other nodes are served."""
     splice: bool = True
     """Whether flows between workloads of this node may be joined in the kernel, where it has shown that it can."""
+    dns: bool = True
+    """Whether DNS questions of this node's workloads come to the agent, so that they know the names of the mesh."""
     notes: tuple[str, ...] = ()
     """What is odd without being wrong, such as NODEMESH_ variables that mean nothing; to be logged."""
+
+    @property
+    def dns_port(self) -> int:
+        """The first of the ports for DNS questions; 0 where they are left alone."""
+        return self.ports.dns if self.dns else 0
 
     @property
     def kill_switch(self) -> Path:
@@ -196,6 +207,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "cluster": _text,
     "capture": _switch,
     "splice": _switch,
+    "dns": _switch,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
 }
 
@@ -234,6 +246,9 @@ def _check_ports(values: Mapping[str, Any], problems: list[str]) -> None:
         if port in seen:
             problems.append(f"ports.{item.name}: {port} is already ports.{seen[port]}")
         seen[port] = item.name
+    first = values.get("ports.dns", Ports().dns)
+    if first <= DNS_PORT < first + DNS_PORTS or first + DNS_PORTS > MAX_PORT + 1:
+        problems.append(f"ports.dns: {first} to {first + DNS_PORTS - 1} must be ports other than {DNS_PORT}")
 
 
 def _from_file(file: Path | None, problems: list[str]) -> dict[str, tuple[str, Any]]:

@@ -112,7 +112,11 @@ class Agent:
             return None
         config, hub = self._config, self._hub
         return Enroller(
-            self._capture, config.node, config.ports.outbound, hub.publish_enrolment, lambda: hub.serving > 0
+            self._capture,
+            config.node,
+            (config.ports.outbound, config.dns_port),
+            hub.publish_enrolment,
+            lambda: hub.serving > 0,
         )
 
     def stop(self) -> None:
@@ -198,6 +202,7 @@ class Agent:
             log_level=config.log_level,
             cluster=config.cluster,
             splice=self._splice.possible,
+            dns_port=self._config.dns_port,
         )
 
     def _restore(self) -> None:

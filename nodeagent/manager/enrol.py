@@ -38,24 +38,25 @@ class Capturing(Protocol):
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force; None: destinations as they are."""
 
-    def set_listeners(self, port: int) -> None:
+    def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """Captured connections of this network namespace go to this port."""
 
 
 class Enroller:
-    """Drives a Capture. ``publish`` tells the workers which cgroup is whose; ``serving`` whether one listens."""
+    """Drives a Capture. ``ports``: where connections and DNS questions are taken to. ``publish`` tells the workers
+    which cgroup is whose; ``serving`` whether one listens."""
 
     def __init__(
         self,
         capture: Capturing,
         node: str,
-        outbound_port: int,
+        ports: tuple[int, int],
         publish: Callable[[dict[int, str]], None],
         serving: Callable[[], bool],
     ) -> None:
         self._capture = capture
         self._node = node
-        self._outbound_port = outbound_port
+        self._ports = ports
         self._publish = publish
         self._serving = serving
         self._listening = False
@@ -79,7 +80,7 @@ class Enroller:
     def step(self) -> None:
         """Look and act once. Before any state is known nothing is touched: what is pinned stays in force."""
         if not self._listening and self._serving():
-            self._capture.set_listeners(self._outbound_port)
+            self._capture.set_listeners(*self._ports)
             self._listening = True
         state = self._state
         if state is None or not state.ready:

@@ -27,6 +27,7 @@ HELP = {
     "istio_tcp_received_bytes_total": "Request bytes: from the client to the server.",
     "nodemesh_errors_total": "Connections and tunnels that ended with an error, by reason and whose move it is.",
     "nodemesh_metric_series_dropped_total": "Connections not counted because a worker held too many series.",
+    "nodemesh_dns_messages_total": "DNS messages of workloads by what became of them.",
     "nodemesh_access_log_dropped_total": "Access log lines lost because they could not be written fast enough.",
     "nodemesh_capture_total": "What the BPF programs did with connections, by reason.",
     "nodemesh_svid_expiry_timestamp_seconds": "When the SVID of an identity expires, seconds since 1970.",

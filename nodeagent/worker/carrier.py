@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nodeagent import channel
+from nodeagent.dns.io.service import DnsService
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.services import Services
@@ -24,6 +25,8 @@ class Carrier:
     outbound: Outbound
     inbound: Inbound
     listeners: Listeners
+    dns: DnsService | None = None
+    """None: DNS questions are left alone."""
 
     def applied(self, applied: Applied) -> int:
         """The state has changed: check live connections against it; how many were reset."""
@@ -62,6 +65,9 @@ class Carrier:
         if services.splicing is not None:
             metrics.gauge("nodemesh_spliceable_flows", len(services.splicing))
             metrics.gauge("nodemesh_splice_excluded_workloads", len(services.splicing.excluded))
+        if self.dns is not None:
+            for (protocol, outcome), count in self.dns.desk.outcomes.items():
+                metrics.counter("nodemesh_dns_messages_total", count, protocol=protocol, outcome=outcome)
 
     def flows(self, number: int) -> channel.Flows:
         """Live connections and tunnels, for operators."""

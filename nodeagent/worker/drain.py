@@ -17,6 +17,8 @@ async def drain(loop: AbstractEventLoop, carrier: Carrier, seconds: float) -> in
     """Let live connections end, for at most so many seconds; how many were cut."""
     outbound, inbound = carrier.outbound, carrier.inbound
     carrier.services.drains = True
+    if carrier.dns is not None:
+        carrier.dns.close_all()
     tunnels = [*outbound.pool, *inbound.tunnels]
     inbound.drain()
     cut = await _wait_for_flows(loop, carrier.services.tracker, seconds)

@@ -7,20 +7,27 @@ import time
 from asyncio import AbstractEventLoop
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
+from socket import socket
 
 from control.wire.address import SocketAddress
 from nodeagent import channel
+from nodeagent.capture.askers import AskerTable
 from nodeagent.capture.clients import ClientTable
 from nodeagent.capture.origdst import Accepted, FlowTable
+from nodeagent.dns.io.desk import Desk
+from nodeagent.dns.io.service import DnsService
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
+from nodeagent.namespaces.handle import current_cookie
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.services import Services
+from nodeagent.relay.io.sockets import orderly_close
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.protocol.windows import WindowBudget
@@ -31,7 +38,7 @@ from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
-from nodeagent.worker.listeners import Listeners
+from nodeagent.worker.listeners import HOST_HAS_IPV6, Listeners
 
 _log = logging.getLogger("nodeagent.worker")
 
@@ -58,20 +65,42 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         budget=WindowBudget(), splicing=_splicing(start, known.loop),
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
     )  # fmt: skip
-    captured: OriginalDestinations = FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
+    dns = _dns(start, known)
+    outbound = Outbound(services, _captured(start), known.enrolled, Balancer(SystemRandom()))
+    if dns is not None:
+        outbound.resolver = partial(dns.take, make=socket)
     return Carrier(
         services=services,
-        outbound=Outbound(services, captured, known.enrolled, Balancer(SystemRandom())),
+        outbound=outbound,
         inbound=Inbound(services),
         listeners=Listeners(known.loop),
+        dns=dns,
     )
 
 
 async def open_listeners(start: channel.Start, carrier: Carrier) -> None:
-    """From now on connections are accepted. ListenError."""
+    """From now on connections and DNS questions are accepted. ListenError or DnsPortError."""
     if start.pin_dir:
         await carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
+    if carrier.dns is not None:
+        await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
     await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
+
+
+def _captured(start: channel.Start) -> OriginalDestinations:
+    return FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
+
+
+def _dns(start: channel.Start, known: Known) -> DnsService | None:
+    if not start.dns_port or not start.pin_dir:
+        return None
+    askers = AskerTable(Path(start.pin_dir))
+
+    def find(cookie: int, port: int, slot: int, v6: bool) -> SocketAddress | None:
+        asker = askers.find(cookie, port, slot, v6)
+        return asker.resolver if asker is not None else None
+
+    return DnsService(Desk(known.loop, known.state), start.dns_port, find, known.tasks.spawn, orderly_close)
 
 
 def _splicing(start: channel.Start, loop: AbstractEventLoop) -> Splicing | None:

@@ -8,6 +8,7 @@ from asyncio import AbstractEventLoop, Event, Protocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent import channel
+from nodeagent.dns.io.service import DnsPortError
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
 from nodeagent.relay.io.sockets import ListenError
@@ -148,7 +149,7 @@ class Worker(Protocol):
     async def _start_or_stop(self, start: channel.Start) -> None:
         try:
             await self._start(start)
-        except ListenError as error:
+        except (ListenError, DnsPortError) as error:
             _log.error("%s", error)
             self._stop(EXIT_CANNOT_LISTEN)
         except Exception:  # the access log, the pinned maps: a worker that is not ready and lives serves nobody

@@ -26,12 +26,14 @@ from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.protocol.errors import ErrorCode
 from nodeagent.relay.protocol.request import ConnectRequest, connect_headers, status_of
 from nodeagent.relay.protocol.stream import Headers
+from nodeagent.state.targets import Unresolved
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 
 if TYPE_CHECKING:
     from nodeagent.capture.origdst import Accepted, CapturedFlow
     from nodeagent.relay.io.services import Services
 
+DNS_PORT: Final = 53
 REASON_HEADER: Final = "nodemesh-reason"
 """In an answer that refuses: the code of a Reason, so that the source's log tells what the destination's agent saw."""
 _log = logging.getLogger("nodeagent.relay")
@@ -83,6 +85,8 @@ class Outbound:
         self._enrolled = enrolled
         self._pool = Pool(services.tasks, services.certificates, services.budget, services.buffers)
         self._baggage: dict[str, tuple[Workload, dict[str, str]]] = {}
+        self.resolver: Callable[[BaseTransport, SocketAddress], None] | None = None
+        """Takes over connections to resolvers (TCP port 53) that are not services of the mesh."""
 
     @property
     def pool(self) -> Pool:
@@ -103,6 +107,10 @@ class Outbound:
             self._refuse(leg, source, None, Refusal(reason=Reason.NOT_CAPTURED, detail=detail))
             return
         asked_for = captured.destination
+        if self.resolver is not None and self._is_question(asked_for):
+            leg.transport = None  # it is not a flow: whoever answers for names has it from now on
+            self.resolver(transport, asked_for)
+            return
         if services.tracker.full or services.drains:
             reason = Reason.AGENT_SHUTDOWN if services.drains else Reason.OVERLOADED
             self._refuse(leg, source, asked_for, Refusal(reason=reason, detail="no further connection is taken"))
@@ -121,6 +129,9 @@ class Outbound:
             LocalFlow(self, leg, plan, asked_for).start(plan.permit, captured.socket_cookie, source)
         else:
             RemoteFlow(self, leg, plan, asked_for).start()
+
+    def _is_question(self, asked_for: SocketAddress) -> bool:
+        return asked_for.port == DNS_PORT and isinstance(self.services.state.resolve(asked_for), Unresolved)
 
     def _refuse(
         self, leg: AppLeg, source: SocketAddress | None, asked_for: SocketAddress | None, refusal: Refusal

@@ -35,7 +35,7 @@ class Kernel:
             self.events.append(("destinations", set(destinations.entries)))
         return enrolment
 
-    def set_listeners(self, port: int) -> None:
+    def set_listeners(self, port: int, dns_port: int = 0) -> None:
         self.events.append(("listeners", port))
 
     def hear(self, cgroups: dict[int, str]) -> None:
@@ -55,7 +55,7 @@ def kernel() -> Kernel:
 
 
 def enroller(kernel: Kernel, *, serving: bool = True) -> Enroller:
-    return Enroller(kernel, "node-a", 15001, kernel.hear, lambda: serving)
+    return Enroller(kernel, "node-a", (15001, 0), kernel.hear, lambda: serving)
 
 
 def state(*items: object) -> NodeState:
@@ -95,7 +95,7 @@ def test_a_cgroup_that_goes_is_known_to_workers_until_the_kernel_lets_it_go(kern
 
 def test_connections_are_sent_to_the_port_only_once_a_worker_listens(kernel: Kernel) -> None:
     serving = False
-    subject = Enroller(kernel, "node-a", 15001, kernel.hear, lambda: serving)
+    subject = Enroller(kernel, "node-a", (15001, 0), kernel.hear, lambda: serving)
     subject.changed(state(workload()))
     subject.step()
     assert kernel.told("listeners") == []

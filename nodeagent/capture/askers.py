@@ -1,0 +1,40 @@
+"""Which resolver a DNS question was meant for: a worker's question to the kernel at each datagram."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+from control.wire.address import SocketAddress, unpacked_ip
+from nodeagent.loader.maps import Askers
+
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Asker(NamedTuple):
+    """A UDP socket that was sent to the agent."""
+
+    resolver: SocketAddress
+    cgroup_id: int
+    pid: int
+
+
+class AskerTable:
+    """What the kernel noted when it sent a question to the agent. One thread; one system call a question."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        self._askers = Askers(pin_dir)
+
+    def find(self, netns_cookie: int, port: int, slot: int, v6: bool) -> Asker | None:
+        """By the asking socket's port and the agent's listener; None: the kernel sent nobody here from there."""
+        asked = self._askers.find(netns_cookie, port, slot, v6)
+        if asked is None:
+            return None
+        addr = asked.addr
+        text = socket.inet_ntoa(addr[12:]) if addr.startswith(_MAPPED) else unpacked_ip(addr)
+        return Asker(SocketAddress(text, asked.port), asked.cgroup_id, asked.pid)
+
+    def close(self) -> None:
+        """Close the map."""
+        self._askers.close()

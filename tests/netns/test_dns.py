@@ -1,0 +1,243 @@
+"""Names: enrolled programs ask for services by name, in any way, and for all else they ask whom they always asked."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns import reading, resources
+from tests.netns.conftest import MakeShop
+from tests.netns.lab import eventually
+from tests.netns.servers import http_hello
+from tests.netns.shop import Family, Shop
+from tests.netns.spot import Spot
+
+HERE = Path(__file__).parent
+PROTOCOLS = ["connected", "sendto", "tcp"]
+
+
+class World:
+    """Two resolvers on the second node, of which the mesh knows nothing."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.v4 = ["10.99.0.1", "10.99.0.2"]
+        self.v6 = ["fd99::1", "fd99::2"]
+        a, b = shop.mesh.a, shop.mesh.b
+        logs = shop.mesh.place.logs
+        for ip in (*self.v4, *self.v6):
+            bits = 128 if ":" in ip else 32
+            run(b.outside, "ip", "addr", "add", f"{ip}/{bits}", "dev", "lo", *(["nodad"] if bits == 128 else []))
+            run(a.outside, "ip", "route", "replace", f"{ip}/{bits}", "via", b.v6 if bits == 128 else b.v4)
+            log = logs / f"resolver-{ip.replace(':', '.')}.log"
+            b.outside.spawn("python3", HERE / "resolver.py", ip, log=log)
+            eventually(lambda log=log: "ready" in log.read_text(), what="the resolver")  # type: ignore[misc]
+
+    def resolvers(self, family: Family) -> list[str]:
+        """In the form in which a program of that family names them."""
+        return [family.form(v4, v6) for v4, v6 in zip(self.v4, self.v6, strict=True)]
+
+    def asked(self) -> str:
+        """Everything that any resolver was asked so far."""
+        return "".join(log.read_text() for log in self.shop.mesh.place.logs.glob("resolver-*.log"))
+
+
+def run(spot: Spot, *argv: str | Path) -> bytes:
+    done = spot.run(*argv)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
+
+
+def ask(
+    spot: Spot, name: str, kind: str, resolvers: list[str], protocol: str = "connected", family: Family = Family.V4
+) -> list[dict[str, Any]]:
+    """What a program in the spot is told."""
+    word = {Family.V4: "v4", Family.V6: "v6", Family.MAPPED: "mapped"}[family]
+    done = spot.run("python", HERE / "ask.py", protocol, word, name, kind, *resolvers)
+    assert done.returncode == 0, done.stderr.decode()
+    answer: list[dict[str, Any]] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def world(make_shop: MakeShop) -> Iterator[World]:
+    yield World(make_shop())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(("kind", "at"), [("A", "v4"), ("AAAA", "v6")])
+def test_a_service_is_found_by_name(world: World, family: Family, protocol: str, kind: str, at: str) -> None:
+    (told, *_) = ask(
+        world.shop.client, "server.shop.mesh.internal", kind, world.resolvers(family)[:1], protocol, family
+    )
+    assert told["records"] == [getattr(world.shop.server, at)]
+    assert told["from"] == world.resolvers(family)[0], "it seems to come from whom was asked"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_everything_else_reaches_the_resolver_that_was_chosen(world: World, family: Family, protocol: str) -> None:
+    told = ask(world.shop.client, "www.example.com", "TXT", world.resolvers(family), protocol, family)
+    plain = dict(zip(world.resolvers(family), world.v6 if family is Family.V6 else world.v4, strict=True))
+    asked = world.resolvers(family)[: 1 if protocol == "connected" else 2]
+    assert sorted(each["from"] for each in told) == sorted(asked)
+    for each in told:
+        assert each["records"][0].startswith(f'"{plain[each["from"]]} '), "each answered for itself"
+
+
+def test_names_of_the_mesh_never_leave_the_node(world: World) -> None:
+    for name in ("nobody.shop.mesh.internal", "server.shop.mesh.internal"):
+        ask(world.shop.client, name, "TXT", world.v4[:1])
+    marker = b"server".hex()
+    assert marker not in world.asked() and b"nobody".hex() not in world.asked()
+
+
+def test_messages_are_not_changed_on_their_way(world: World) -> None:
+    """UPDATE, NOTIFY, SRV with underscores, odd types and classes, EDNS options: byte for byte."""
+    program = """
+import hashlib, socket, sys
+messages = [bytes.fromhex(m) for m in sys.argv[2:]]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(8); s.connect((sys.argv[1], 53))
+for m in messages:
+    s.send(m)
+    assert hashlib.sha256(m).hexdigest().encode() in s.recv(65535), m.hex()
+"""
+    name = b"\x04_sip\x04_tcp\x07example\x03com\x00"
+    option = b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x06\x00\x41\x00\x02ab"
+    head = "abcd{flags}0001000000000000"
+    messages = [
+        bytes.fromhex(head.format(flags="2800")) + b"\x04mesh\x08internal\x00\x00\x06\x00\x01",  # UPDATE of our zone
+        bytes.fromhex(head.format(flags="2000")) + name + b"\x00\x06\x00\x01",  # NOTIFY
+        bytes.fromhex(head.format(flags="0100")) + name + b"\x00\x21\x00\x01",  # SRV
+        bytes.fromhex(head.format(flags="0100")) + name + b"\xff\xee\x00\x03",  # an odd type, class CHAOS
+        bytes.fromhex("abcd01000001000000000001") + name + b"\x00\x01\x00\x01" + option,
+    ]
+    run(world.shop.client, "python3", "-c", program, world.v4[0], *(message.hex() for message in messages))
+
+
+def test_a_large_answer_arrives_whole(world: World, family: Family) -> None:
+    for protocol in PROTOCOLS:
+        (told, *_) = ask(world.shop.client, "large.example.com", "TXT", world.resolvers(family)[:1], protocol, family)
+        assert len(told["records"][0]) > 3000
+
+
+def test_a_resolver_that_is_not_there_is_told_at_once(world: World) -> None:
+    (told,) = ask(world.shop.client, "www.example.com", "A", [world.shop.mesh.b.v4])
+    assert told["rcode"] == "SERVFAIL"
+
+
+def test_programs_outside_and_opted_out_ask_directly(world: World) -> None:
+    shop = world.shop
+    quiet = shop.mesh.spot_of(shop.mesh.a, "quiet")
+    shop.mesh.apply(resources.workload("quiet", shop.mesh.a.name, labels={"nodemesh.io/dns": "off"}))
+    shop.mesh.wait_enrolled(quiet)
+    for spot in (shop.mesh.a.outside, quiet):
+        (told,) = ask(spot, "server.shop.mesh.internal", "TXT", world.v4[:1])
+        assert told["records"][0].startswith(f'"{world.v4[0]} ')
+
+
+def configured(world: World, script: str) -> bytes:
+    """The output of a shell script in the client's spot, with our resolvers in /etc/resolv.conf."""
+    conf = world.shop.mesh.place.directory / "resolv.conf"
+    conf.write_text(f"nameserver {world.v4[0]}\nnameserver {world.v6[0]}\nsearch shop.mesh.internal\n")
+    return run(world.shop.client, "unshare", "--mount", "sh", "-c", f"mount --bind {conf} /etc/resolv.conf && {script}")
+
+
+def test_glibc_finds_services(world: World) -> None:
+    found = configured(world, "getent ahosts server && getent ahosts local.shop.mesh.internal").decode().split()
+    shop = world.shop
+    assert {shop.server.v4, shop.server.v6, shop.local.v4, shop.local.v6} <= set(found)
+
+
+MUSL = """
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found;
+	char text[64];
+	int error = getaddrinfo(argv[1], "80", &hints, &found);
+
+	if (error)
+		return fprintf(stderr, "%s\\n", gai_strerror(error)), 1;
+	for (; found; found = found->ai_next) {
+		getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof(text), 0, 0, NI_NUMERICHOST);
+		puts(text);
+	}
+	return 0;
+}
+"""
+
+
+def test_musl_finds_services(world: World, tmp_path: Path) -> None:
+    """It asks all resolvers at once, over one unconnected socket, and heeds who answers."""
+    source, program = tmp_path / "find.c", tmp_path / "find"
+    source.write_text(MUSL)
+    subprocess.run(["musl-gcc", "-static", "-o", program, source], check=True)
+    found = set(configured(world, f"{program} server").decode().split())
+    assert found == {world.shop.server.v4, world.shop.server.v6}
+
+
+def test_a_go_program_finds_services_with_its_own_resolver(world: World) -> None:
+    """And its request goes through the mesh, by name."""
+    with world.shop.server.serve(http_hello):
+        said = configured(world, "GODEBUG=netdns=go hey -n 4 -c 2 http://server.shop.mesh.internal/").decode()
+    assert "[200]\t4 responses" in said
+
+
+def test_garbage_harms_nobody(world: World) -> None:
+    program = """
+import os, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], 53))
+for size in (0, 1, 11, 12, 100, 512, 1400, 9000):
+    for _ in range(20):
+        s.send(os.urandom(size))
+t = socket.create_connection((sys.argv[1], 53)); t.settimeout(5); t.sendall(os.urandom(5000)); t.close()
+"""
+    run(world.shop.client, "python3", "-c", program, world.v4[0])
+    (told,) = ask(world.shop.client, "server.shop.mesh.internal", "A", world.v4[:1])
+    assert told["records"] == [world.shop.server.v4]
+
+
+def test_who_is_not_sent_by_the_kernel_gets_no_answer(world: World) -> None:
+    program = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5); s.connect(("127.0.0.1", 15053))
+name = b"\\x06server\\x04shop\\x04mesh\\x08internal\\x00"
+s.send(bytes.fromhex("abcd01000001000000000000") + name + b"\\x00\\x01\\x00\\x01")
+try:
+    s.recv(512)
+except TimeoutError:
+    sys.exit(0)
+sys.exit("it was answered")
+"""
+    run(world.shop.mesh.a.outside, "python3", "-c", program)
+
+
+def test_without_an_agent_names_outside_the_mesh_go_on_working(world: World, family: Family) -> None:
+    shop = world.shop
+    shop.mesh.a.stop_agent(signal.SIGKILL)
+    try:
+        for protocol in PROTOCOLS:
+            (told, *_) = ask(shop.client, "www.example.com", "TXT", world.resolvers(family)[:1], protocol, family)
+            assert told["rcode"] == "NOERROR"
+    finally:
+        shop.mesh.a.start_agent()
+        shop.mesh.a.wait_ready()
+    eventually(
+        lambda: ask(shop.client, "server.shop.mesh.internal", "A", world.v4[:1])[0]["records"] == [shop.server.v4],
+        what="names are back",
+    )
+
+
+def test_what_became_of_questions_is_counted(world: World) -> None:
+    ask(world.shop.client, "server.shop.mesh.internal", "A", world.v4[:1])
+    samples = [s for s in world.shop.mesh.a.metrics() if s.name == "nodemesh_dns_messages_total"]
+    assert sum(s.value for s in samples if s.labels["outcome"] == "address") >= 1
+    assert reading.enrolled(world.shop.mesh.a.outside)
