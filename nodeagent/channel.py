@@ -71,6 +71,20 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpliceExclusions:
+    """Every workload of the node (uid) whose flows stay in the relay because one of theirs got stuck, and why."""
+
+    workloads: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpliceStuck:
+    """A flow of these workloads got stuck in this worker's splice, and why; the manager tells all workers."""
+
+    workloads: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collect:
     """Asks for the worker's metric samples."""
 
@@ -162,6 +176,8 @@ Message = (
     | StateBatch
     | Svid
     | Enrolment
+    | SpliceExclusions
+    | SpliceStuck
     | Collect
     | ListFlows
     | Spread
@@ -176,8 +192,8 @@ Message = (
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Start, StateBatch, Svid, Enrolment, Collect, ListFlows, Spread, Load, Drain, Ready, Applied, Collected, Flows,
-        Drained,
+        Start, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Collect, ListFlows, Spread, Load, Drain,
+        Ready, Applied, Collected, Flows, Drained,
     )
 }  # fmt: skip
 

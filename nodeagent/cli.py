@@ -189,22 +189,26 @@ def _not_captured(config: Config, own: frozenset[int]) -> str:
 
 @main.command()
 @config_option
-@click.argument("switch", type=click.Choice(["on", "off"]))
+@click.argument("switch", type=click.Choice(["on", "off", "clear"]))
 def splice(file: Path | None, switch: str) -> None:
     """Switch the kernel splice of this node on or off.
 
     Off: every live flow goes back to the relay within a second, none breaks. It stays off, over restarts too, until it
-    is switched on. What the self-test or the configuration forbids stays off.
+    is switched on. What the self-test, the configuration or the mesh forbids stays off.
+
+    Clear: workloads that are kept out because a flow of theirs got stuck get another try ('nodeagent status' lists
+    them).
     """
     config = settings(file)
+    path = config.clear_switch if switch == "clear" else config.kill_switch
     try:
         if switch == "on":
-            config.kill_switch.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         else:
             config.run_dir.mkdir(parents=True, exist_ok=True)
-            config.kill_switch.touch()
+            path.touch()
     except OSError as error:
-        fail(f"{config.kill_switch}: {error.strerror}; are you root?")
+        fail(f"{path}: {error.strerror}; are you root?")
     click.echo(f"splice {switch}; 'nodeagent status' shows what is in force")
 
 

@@ -99,6 +99,11 @@ class Config:
         """The file that keeps every byte of this node's flows out of the splice while it exists."""
         return self.run_dir / f"{self.instance}.splice-off"
 
+    @property
+    def clear_switch(self) -> Path:
+        """The file that has the agent forget which workloads got a flow stuck; it removes the file then."""
+        return self.run_dir / f"{self.instance}.splice-clear"
+
 
 class _BadValueError(Exception):
     """A value cannot be used; the text says why and what is expected."""

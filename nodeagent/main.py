@@ -81,9 +81,7 @@ class Agent:
             self._splice = self._open_splice()
             undo.pop_all()
         self._discovery = Discovery(self._directory, self._on_applied)
-        self._hub = Hub(
-            self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
-        )
+        self._hub = self._make_hub()
         self._supervisor = Supervisor(self._hub, self._workers, worker_command)
         self._membership = Membership(
             config.control,
@@ -100,12 +98,21 @@ class Agent:
         )
         self._serve_admin(ports)
 
+    def _make_hub(self) -> Hub:
+        hub = Hub(
+            self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
+        )
+        hub.on_stuck, self._splice.on_excluded = self._splice.exclude, hub.publish_exclusions
+        return hub
+
     def _open_splice(self) -> NodeSplice:
         if self._capture is None:
             return NodeSplice.off("nothing is captured on this node")
         if not self._config.splice:
             return NodeSplice.off("switched off in the configuration (splice: false)")
-        return NodeSplice.open(self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch)
+        return NodeSplice.open(
+            self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch, self._config.clear_switch
+        )
 
     def _make_enroller(self) -> Enroller | None:
         if self._capture is None:
@@ -254,6 +261,7 @@ class Agent:
 
     def _on_applied(self, batch: Batch, applied: Applied) -> None:
         self._hub.publish(batch)
+        self._splice.applied(self._discovery.state, self._config.node)
         self._keeper.want(self._discovery.state.identities_on(self._config.node))
         if self._enroller is not None:
             self._enroller.changed(self._discovery.state)

@@ -140,6 +140,13 @@ class Reason(Enum):
         "overloaded", Fault.AGENT, "CONNECT", "a bound of the agent was reached; see 'nodeagent status'"
     )
     AGENT_SHUTDOWN = Explanation("agent-shutdown", Fault.AGENT, "-", "the agent was stopped and its drain time is over")
+    IDLE_TIMEOUT = Explanation(
+        "idle-timeout",
+        Fault.OPERATOR,
+        "-",
+        "nothing was carried for as long as the service, the workload or the mesh allows; raise that (label "
+        "nodemesh.io/idle-timeout, or idleTimeout of the MeshConfig), or have the program send something now and then",
+    )
     SPLICE_STUCK = Explanation(
         "splice-stuck",
         Fault.AGENT,

@@ -80,7 +80,10 @@ def flows_text(document: Any) -> str:
 
 def _flow(row: Mapping[str, Any]) -> tuple[Any, ...]:
     side = "both" if row.get("path") != "tunnel" else _SIDES.get(row.get("reporter", ""))
+    relayed = row.get("relayed_because")
     via = row.get("tunnel") or row.get("path")
+    if relayed is not None:
+        via = f"relay: {relayed}" if relayed else "splice"
     return (
         side, _name(row.get("source")), row.get("source_address"), _name(row.get("destination")),
         row.get("destination_address"), _name(row.get("service")),
@@ -149,11 +152,26 @@ def _overview(status: Mapping[str, Any]) -> str:
 
 def _splice(splice: Mapping[str, Any]) -> str:
     if not splice["on"]:
-        return f"off, same-node flows are relayed in userspace: {_cell(splice['why_not'])}"
+        return f"off, same-node flows are relayed in userspace: {_cell(splice['why_not'])}{_kept_out(splice)}"
     test = splice["self_test"]
     absent = [name for name, result in test["items"].items() if result != "pass"]
     noted = f"; not as expected: {', '.join(absent)}" if absent else ""
-    return f"on, {splice['flows']} flows known; self-test of {len(test['items'])} items in {test['seconds']} s{noted}"
+    tested = f"self-test of {len(test['items'])} items in {test['seconds']} s{noted}"
+    return f"on, {splice['flows']} flows known; {tested}{_kept_out(splice)}"
+
+
+def _kept_out(splice: Mapping[str, Any]) -> str:
+    """Whom it does not carry, one line each."""
+    kept = splice["kept_out"]
+    lines = [f"{kind} {_name(uid)}: switched off by its label" for kind in ("workload", "service")
+             for uid in kept[f"{kind}s"]]  # fmt: skip
+    lines += [
+        f"workload {_name(uid)}: a flow of it got stuck ({why}); 'nodeagent splice clear' gives it another try"
+        for uid, why in kept["stuck"].items()
+    ]
+    if kept["more"]:
+        lines.append(f"and {kept['more']} more")
+    return "".join(f"\n  relayed: {_cell(line)}" for line in lines)
 
 
 def _workers(workers: Mapping[str, Any]) -> str:

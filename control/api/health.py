@@ -59,6 +59,7 @@ def status(context: Ctx, _: Operator) -> ControlStatus:
         roots=len(keys.roots),
         signingCertificateExpires=keys.authority.expires,
         resources={
+            "MeshConfig": int(catalogue.mesh_config() is not None),
             "Node": len(catalogue.nodes()),
             "Workload": len(catalogue.workloads()),
             "Service": len(catalogue.services()),

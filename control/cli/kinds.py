@@ -63,6 +63,16 @@ def _service_addresses(obj: Object) -> str:
 
 KINDS = (
     Kind(
+        name="MeshConfig",
+        plural="meshconfigs",
+        aliases=("mc", "mesh"),
+        namespaced=False,
+        columns=(
+            ("SPLICE", lambda o: "on" if o["spec"].get("splice", True) else "off"),
+            ("IDLE-TIMEOUT", lambda o: str(o["spec"].get("idleTimeout", "off"))),
+        ),
+    ),
+    Kind(
         name="Node",
         plural="nodes",
         aliases=("no",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import Resource
 from control.registry.policies import AuthorizationPolicy, LabelSelector, PeerAuthentication
 from control.registry.services import Service
@@ -77,6 +78,11 @@ class Catalogue:
 
     def peer_authentications(self) -> list[PeerAuthentication]:
         return self.of(PeerAuthentication)
+
+    def mesh_config(self) -> MeshConfig | None:
+        """What holds in the whole mesh, if an operator said anything about that."""
+        found = self._by_key.get((MeshConfig.KIND, "", MESH_CONFIG_NAME))
+        return found if isinstance(found, MeshConfig) else None
 
     def node(self, name: str) -> Node | None:
         """The node of that name."""

@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from control.registry.errors import Fault
+from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import DEFAULT_NAMESPACE, Resource
 from control.registry.policies import LAYER_7_FIELDS, AuthorizationPolicy, PeerAuthentication
 from control.registry.services import Service
 from control.registry.workloads import RESERVED_NODE_NAMES, Node, Workload
 
 KINDS: dict[str, type[Resource]] = {
-    kind.KIND: kind for kind in (Node, Workload, Service, AuthorizationPolicy, PeerAuthentication)
+    kind.KIND: kind for kind in (MeshConfig, Node, Workload, Service, AuthorizationPolicy, PeerAuthentication)
 }
 """In the order in which they are best written: what others refer to comes first."""
 MAX_FAULTS_PER_OBJECT = 20
@@ -57,6 +58,9 @@ def _placed(resource: Resource, index: int) -> Resource | list[Fault]:
             return [Fault(f"a {resource.KIND} has no namespace", "metadata.namespace", index, resource.subject)]
         if resource.KIND == "Node" and resource.name in RESERVED_NODE_NAMES:
             return [Fault(f"{resource.name!r} is reserved", "metadata.name", index, resource.subject)]
+        if resource.KIND == MeshConfig.KIND and resource.name != MESH_CONFIG_NAME:
+            why = f"there is one MeshConfig; name it {MESH_CONFIG_NAME!r}"
+            return [Fault(why, "metadata.name", index, resource.subject)]
         return resource
     if namespace is None:
         metadata = resource.metadata.model_copy(update={"namespace": DEFAULT_NAMESPACE})

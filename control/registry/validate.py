@@ -5,12 +5,13 @@ A fault belongs to an object of the request that takes part in it, so that the o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from control.registry.catalogue import Catalogue, Key
 from control.registry.errors import Fault
 from control.registry.model import Resource
 from control.registry.workloads import Workload
+from control.wire import governed
 
 Origins = Mapping[Key, int]
 """The objects of the request -> their place in it."""
@@ -23,6 +24,7 @@ def check(catalogue: Catalogue, origins: Origins) -> list[Fault]:
         *_claims(catalogue, origins),
         *_selectors(catalogue, origins),
         *_service_addresses(catalogue, origins),
+        *_labels(catalogue, origins),
     ]
     return sorted(faults, key=lambda fault: fault.index)
 
@@ -83,6 +85,34 @@ def _service_addresses(catalogue: Catalogue, origins: Origins) -> Iterable[Fault
         if service_owner is not None:
             why = f"both have the address {address}; a service's address is virtual and belongs to nothing else"
             yield _clash(service_owner, owner, origins, "spec.addresses", why)
+
+
+_LABELS: Mapping[str, Callable[[str], object]] = {
+    governed.SPLICE_LABEL: governed.splice_switch,
+    governed.IDLE_TIMEOUT_LABEL: governed.idle_timeout,
+}
+"""Labels of ours on workloads and services -> what reads them. Looked at when they are applied, never when what is
+stored is read: an older control may have let others in.
+"""
+
+
+def _labels(catalogue: Catalogue, origins: Origins) -> Iterable[Fault]:
+    """A mistyped label of ours would silently mean nothing."""
+    for resource in (*catalogue.workloads(), *catalogue.services()):
+        if resource.key not in origins:
+            continue
+        for label, text in resource.labels.items():
+            if not label.startswith(governed.LABEL_PREFIX):
+                continue
+            reader, field, index = _LABELS.get(label), f"metadata.labels.{label}", origins[resource.key]
+            if reader is None:
+                known = ", ".join(_LABELS)
+                yield Fault(f"labels of {governed.LABEL_PREFIX} are: {known}", field, index, resource.subject)
+                continue
+            try:
+                reader(text)
+            except ValueError as error:
+                yield Fault(str(error), field, index, resource.subject)
 
 
 def _clash(one: Resource, other: Resource, origins: Origins, field: str, why: str) -> Fault:

@@ -35,7 +35,7 @@ MAX_WATCHERS = 4096
 MAX_WATCHERS_PER_NODE = 4
 POLL_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-PROJECTION_VERSION = 1
+PROJECTION_VERSION = 2
 """To be raised when the same resources project to other objects: agents then get a snapshot instead of resuming."""
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from control.registry import policies as spec
 from control.registry.catalogue import Catalogue, selects
+from control.registry.meshconfig import MeshConfigSpec
 from control.registry.services import Service as ServiceResource
 from control.registry.workloads import Workload as WorkloadResource
 from control.wire import discovery as wire
+from control.wire import governed
 from control.wire.ids import DEFAULT_DOMAIN, ROOT_NAMESPACE, SpiffeId
 
 CANONICAL_NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
@@ -40,8 +42,7 @@ def project(catalogue: Catalogue, mesh: Mesh) -> Objects:
     """Everything that agents are told about these resources."""
     selection = _Selection(catalogue)
     bundle = wire.TrustBundle(uid=mesh.trust_domain, certificates=mesh.roots)
-    settings = wire.MeshSettings(uid=wire.MESH_UID, domain=mesh.domain)
-    objects: Objects = {("bundle", bundle.uid): bundle, ("mesh", settings.uid): settings}
+    objects: Objects = {("bundle", bundle.uid): bundle, ("mesh", wire.MESH_UID): _settings(catalogue, mesh)}
     for policy in catalogue.policies():
         objects["policy", policy.uid] = project_policy(policy)
     for workload in catalogue.workloads():
@@ -49,6 +50,15 @@ def project(catalogue: Catalogue, mesh: Mesh) -> Objects:
     for service in catalogue.services():
         objects["service", service.uid] = _service(service, catalogue, mesh)
     return objects
+
+
+def _settings(catalogue: Catalogue, mesh: Mesh) -> wire.MeshSettings:
+    config = catalogue.mesh_config()
+    said = config.spec if config is not None else MeshConfigSpec()
+    return wire.MeshSettings(
+        uid=wire.MESH_UID, domain=mesh.domain, splice=said.splice,
+        idle_timeout=governed.idle_timeout(said.idle_timeout),
+    )  # fmt: skip
 
 
 class _Selection:
@@ -153,6 +163,8 @@ def _workload(
         ),
         policies=selection.policies_of(workload),
         mtls_mode=selection.mode_of(workload),
+        splice=_splice(labels),
+        idle_timeout=_idle_timeout(labels),
         sni=f"{workload.name}.{workload.namespace}.workload.{mesh.trust_domain}",
         labels=dict(labels),
         canonical_service=service,
@@ -181,7 +193,22 @@ def _service(service: ServiceResource, catalogue: Catalogue, mesh: Mesh) -> wire
         addresses=service.addresses,
         ports=ports,
         endpoints=tuple(workload.uid for workload in catalogue.workloads_of(service)),
+        splice=_splice(service.labels),
+        idle_timeout=_idle_timeout(service.labels),
     )
+
+
+def _splice(labels: Mapping[str, str]) -> bool:
+    return labels.get(governed.SPLICE_LABEL) != "off"
+
+
+def _idle_timeout(labels: Mapping[str, str]) -> int | None:
+    """None also for what an older control let in and nobody can read."""
+    try:
+        text = labels.get(governed.IDLE_TIMEOUT_LABEL)
+        return None if text is None else governed.idle_timeout(text)
+    except ValueError:
+        return None
 
 
 def identities_of(catalogue: Catalogue, node: str, trust_domain: str) -> frozenset[str]:

@@ -65,6 +65,10 @@ class Workload:
     policies: tuple[str, ...] = ()
     """uids of every AuthorizationPolicy that selects it (mesh, namespace and label selected)."""
     mtls_mode: MtlsMode = MtlsMode.PERMISSIVE
+    splice: bool = True
+    """Whether its same-node flows may be joined in the kernel."""
+    idle_timeout: int | None = None
+    """Seconds after which a flow of it that carries nothing is reset; 0: never; None: it does not say."""
     sni: str
     """The server name by which agents ask for it where workloads share an address."""
     tunnel_port: int = 15008
@@ -100,6 +104,10 @@ class Service:
     ports: tuple[ServicePort, ...]
     endpoints: tuple[str, ...]
     """uids of the workloads behind it, in stable order."""
+    splice: bool = True
+    """Whether same-node flows to it may be joined in the kernel."""
+    idle_timeout: int | None = None
+    """Seconds after which a flow to it that carries nothing is reset; 0: never; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +171,10 @@ class MeshSettings:
     uid: str
     domain: str
     """The DNS suffix of services: ``<service>.<namespace>.<domain>``. Every name below it is the mesh's to answer."""
+    splice: bool = True
+    """Whether same-node flows may be joined in the kernel at all; False wins over everything narrower."""
+    idle_timeout: int = 0
+    """Seconds after which a flow that carries nothing is reset, where nothing narrower says otherwise; 0: never."""
 
 
 MESH_UID = "mesh"

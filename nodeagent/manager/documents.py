@@ -27,7 +27,7 @@ class Documents:
             "config": _later(lambda: facts.config_document(parts.config)),
             "state": _later(lambda: facts.state_document(parts.discovery.state, parts.discovery.rejected)),
             "statistics": _later(self._statistics),
-            "flows": parts.hub.flows,
+            "flows": self._flows,
             "workloads": _later(self._workloads),
             "certs": _later(lambda: facts.certificates_document(parts.membership, parts.keeper)),
             "capture": _later(self._capture),
@@ -55,6 +55,9 @@ class Documents:
             "splice": parts.splice.document(),
             "errors": facts.errors_document(parts.aggregate.samples()),
         }
+
+    async def _flows(self) -> dict[str, Any]:
+        return self._parts.splice.annotate(await self._parts.hub.flows())
 
     def _statistics(self) -> dict[str, Any]:
         parts = self._parts

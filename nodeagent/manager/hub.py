@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +25,8 @@ from nodeagent.channel import (
     Load,
     Message,
     Ready,
+    SpliceExclusions,
+    SpliceStuck,
     Spread,
     Start,
     StateBatch,
@@ -83,6 +85,9 @@ class Hub:
         self._links: set[WorkerLink] = set()
         self._svids: dict[str, Svid] = {}
         self._enrolment = Enrolment(cgroups={})
+        self._exclusions = SpliceExclusions(workloads={})
+        self.on_stuck: Callable[[Mapping[str, str]], None] | None = None
+        """Told by which workloads (uid) a flow got stuck in a worker's splice, and why."""
         self._packing = packing
         self._numbers = itertools.count(1)
         self._rounds: dict[int, _Round[Any]] = {}
@@ -110,6 +115,8 @@ class Hub:
             # without state the worker is told nothing, and denies: an empty snapshot would claim an empty mesh
             link.send(StateBatch(batch=self._mirror.snapshot()))
         link.send(self._enrolment)
+        if self._exclusions.workloads:
+            link.send(self._exclusions)
         for svid in self._svids.values():
             link.send(svid)
         if self._packing.active > 1:  # one is what a worker begins with
@@ -142,6 +149,11 @@ class Hub:
         if enrolment != self._enrolment:
             self._enrolment = enrolment
             self._broadcast(enrolment)
+
+    def publish_exclusions(self, workloads: Mapping[str, str]) -> None:
+        """Which workloads (uid) every worker is to keep out of the splice, and why."""
+        self._exclusions = SpliceExclusions(workloads=dict(workloads))
+        self._broadcast(self._exclusions)
 
     async def collect(self) -> None:
         """Bring the aggregate up to date; a worker that does not answer in ANSWER_SECONDS keeps its last samples."""
@@ -207,6 +219,9 @@ class Hub:
         elif isinstance(message, Load):
             link.load = message
             self._pack()
+        elif isinstance(message, SpliceStuck):
+            if self.on_stuck is not None:
+                self.on_stuck(message.workloads)
         elif isinstance(message, (Collected, Flows)):
             if isinstance(message, Collected) and link in self._links:
                 # late answers count too: workers tell each change once

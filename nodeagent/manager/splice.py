@@ -1,11 +1,12 @@
-"""The splice on this node: in force where the running kernel has shown that it can, and if not, why not."""
+"""The splice on this node: in force where the running kernel has shown that it can, and if not, why not; and which
+workloads are kept out of it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from nodeagent.loader.errors import LoaderError
 from nodeagent.splice import selftest
 from nodeagent.splice.controller import SpliceController
 from nodeagent.splice.selftest import SelfTest
+from nodeagent.state.view import NodeState
 
 LOOK_SECONDS = 1.0
 """How long after ``nodeagent splice off`` the last flow is back in the relay, at most."""
 LOOKS_A_SWEEP = 5
 """A sweep walks every flow: it is not made at each look."""
+MAX_EXCLUDED = 1024
+"""Workloads that are kept out because a flow of theirs got stuck; the oldest may show again what it does."""
+MAX_LISTED = 20
+"""Names of one kind in the status."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +33,24 @@ class NodeSplice:
     """Owns the controller. ``reason`` says why nothing is spliced; empty if flows may be."""
 
     def __init__(
-        self, controller: SpliceController | None, found: SelfTest | None, reason: str, kill_switch: Path | None = None
+        self,
+        controller: SpliceController | None,
+        found: SelfTest | None,
+        reason: str,
+        switches: tuple[Path, Path] | None = None,
     ) -> None:
+        """``switches``: the file that stops everything while it exists; the file that clears the exclusions."""
         self._controller = controller
-        self._kill_switch = kill_switch
+        self._switches = switches
         self._found = found
         self._reason = reason
         self._workers: set[int] = set()
-        self._on = kill_switch is None or not kill_switch.exists()
+        self._why_off = _killed(switches)
+        self._state = NodeState()
+        self._node = ""
+        self._excluded: dict[str, str] = {}
+        self.on_excluded: Callable[[Mapping[str, str]], None] | None = None
+        """Told all excluded workloads (uid) and why, whenever they change."""
 
     @classmethod
     def off(cls, reason: str) -> NodeSplice:
@@ -42,7 +58,7 @@ class NodeSplice:
         return cls(None, None, reason)
 
     @classmethod
-    def open(cls, pin_dir: Path, cgroup_root: Path, kill_switch: Path) -> NodeSplice:
+    def open(cls, pin_dir: Path, cgroup_root: Path, kill_switch: Path, clear_switch: Path) -> NodeSplice:
         """While the file ``kill_switch`` exists nothing is spliced, and live flows are relayed.
 
         Load, attach and test on the running kernel (takes about a second); never raises for what a kernel lacks."""
@@ -63,7 +79,7 @@ class NodeSplice:
             logger.warning("same-node flows are relayed in userspace: %s", controller.reason)
         else:
             logger.info("same-node flows are spliced in the kernel; self-test: %.2f s", found.seconds)
-        return cls(controller, found, "", kill_switch)
+        return cls(controller, found, "", (kill_switch, clear_switch))
 
     @property
     def reason(self) -> str:
@@ -75,12 +91,34 @@ class NodeSplice:
         """Whether workers may hand flows to the kernel, which decides from moment to moment (kill switch included)."""
         return self._controller is not None and (self._found is None or not self._found.off)
 
+    def applied(self, state: NodeState, node: str) -> None:
+        """Control told something: the mesh's own switch may have been turned."""
+        self._state, self._node = state, node
+        self._obey()
+
     def workers(self, alive: Iterable[int]) -> None:
         """These workers live: flows of those that do not any more are let go."""
         now = set(alive)
         for gone in self._workers - now:
             self._sweep(gone)
         self._workers = now
+
+    def exclude(self, workloads: Mapping[str, str]) -> None:
+        """A flow of these (uid) got stuck, and why: on the whole node they are kept out until ``clear``, or until the
+        agent is started anew."""
+        self._excluded.update(workloads)
+        while len(self._excluded) > MAX_EXCLUDED:
+            del self._excluded[next(iter(self._excluded))]
+        self._tell_excluded()
+
+    def clear(self) -> None:
+        """Every excluded workload gets another try."""
+        self._excluded.clear()
+        self._tell_excluded()
+
+    def _tell_excluded(self) -> None:
+        if self.on_excluded is not None:
+            self.on_excluded(self._excluded)
 
     def _sweep(self, gone: int | None = None) -> None:
         if self._controller is None:
@@ -91,22 +129,35 @@ class NodeSplice:
             logger.error("flows that have ended cannot be taken out of the splice: %s", error)
 
     async def run(self) -> None:
-        """Until cancelled: obey the kill switch, let go of flows whose end nobody saw."""
+        """Until cancelled: obey the switches, let go of flows whose end nobody saw."""
         for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
-            if self._controller is None or self._kill_switch is None:
+            if self._switches is None:
                 continue
             if look % LOOKS_A_SWEEP == 0:
                 self._sweep()
-            on = not self._kill_switch.exists()
-            if on != self._on:
-                self._on = on
-                self._controller.switch(on=on)
-                logger.warning("the splice was switched %s by %s", "on" if on else "off", self._kill_switch)
+            self._obey()
+            if self._switches[1].exists():
+                self._switches[1].unlink(missing_ok=True)
+                logger.warning("%d workloads get another try at the splice", len(self._excluded))
+                self.clear()
+
+    def _obey(self) -> None:
+        why = _killed(self._switches) or _off_in_mesh(self._state)
+        if self._controller is None or why == self._why_off:
+            return
+        try:
+            self._controller.switch(on=not why, why=why)
+        except LoaderError as error:  # tried again at the next look
+            logger.error("the splice cannot be switched: %s", error)
+            return
+        self._why_off = why
+        logger.warning("the splice is %s", f"off: {why}" if why else "on again")
 
     def document(self) -> dict[str, Any]:
         """For ``status`` and ``/debug``."""
         document: dict[str, Any] = {"on": not self.reason, "why_not": self.reason}
+        document["kept_out"] = self._kept_out()
         if self._controller is not None:
             status = self._controller.status()
             document |= {
@@ -124,9 +175,31 @@ class NodeSplice:
             }  # fmt: skip
         return document
 
+    def _kept_out(self) -> dict[str, Any]:
+        """Workloads of this node and services that operators keep in the relay, and workloads that got stuck."""
+        workloads = [w.uid for w in self._state.local_workloads(self._node) if not w.splice]
+        services = [s.uid for s in self._state.services() if not s.splice]
+        return {
+            "workloads": workloads[:MAX_LISTED],
+            "services": services[:MAX_LISTED],
+            "stuck": dict(itertools.islice(self._excluded.items(), MAX_LISTED)),
+            "more": sum(max(0, len(each) - MAX_LISTED) for each in (workloads, services, self._excluded)),
+        }
+
+    def annotate(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The answer of the workers about their flows: where the whole node's splice is off, that is why."""
+        if self.reason:
+            for row in document["flows"]:
+                if row.get("relayed_because") is not None:
+                    row["relayed_because"] = self.reason
+        return document
+
     def samples(self) -> list[Sample]:
         """Whether flows are spliced, and what the programs counted."""
-        samples = [Sample(name="nodemesh_splice_on", labels={}, value=float(not self.reason))]
+        samples = [
+            Sample(name="nodemesh_splice_on", labels={}, value=float(not self.reason)),
+            Sample(name="nodemesh_splice_excluded_workloads", labels={}, value=len(self._excluded)),
+        ]
         if self._controller is not None:
             samples.append(Sample(name="nodemesh_splice_queued_bytes", labels={}, value=self._controller.queued()))
             samples += [
@@ -142,3 +215,14 @@ class NodeSplice:
         """Every flow goes back to the relay; programs and pins go."""
         if self._controller is not None:
             self._controller.close()
+
+
+def _killed(switches: tuple[Path, Path] | None) -> str:
+    return "switched off" if switches is not None and switches[0].exists() else ""
+
+
+def _off_in_mesh(state: NodeState) -> str:
+    mesh = state.settings
+    if mesh is None:
+        return "the mesh's settings cannot be read" if state.unreadable("mesh") else ""
+    return "" if mesh.splice else "switched off in the whole mesh (MeshConfig)"

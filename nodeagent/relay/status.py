@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
+from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.inbound import TunnelServer
 from nodeagent.relay.io.pool import TunnelClient
 from nodeagent.relay.io.tunnel import TunnelEnd
@@ -24,6 +25,7 @@ def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
         rows.append({
             "id": record.flow_id,
             "path": "same-node" if flow.second is not None else "tunnel",
+            "relayed_because": _relayed_because(flow),
             "reporter": record.reporter.value,
             "source": record.source.uid if record.source else None,
             "source_address": str(record.source_address),
@@ -36,9 +38,17 @@ def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
             "bytes_sent": record.bytes_sent,
             "bytes_received": record.bytes_received,
             "seconds": round(max(0.0, tracker.now() - record.started), 3),
+            "idle_timeout": tracker.settings.idle_timeout(record)[0],
             "traceparent": record.trace_parent,
         })  # fmt: skip
     return tuple(rows), len(tracker) > MAX_ROWS
+
+
+def _relayed_because(flow: Flow) -> str | None:
+    """Why a same-node flow is not spliced now; empty if it is, None for others."""
+    if flow.second is None:
+        return None
+    return flow.relayed_because if flow.spliced is None else flow.spliced.relayed_because
 
 
 def tunnel_rows(tunnels: Iterable[TunnelEnd]) -> tuple[dict[str, Any], ...]:

@@ -11,6 +11,8 @@ from control.wire.discovery import Workload
 from nodeagent.policy.evaluate import Denial
 from nodeagent.reasons import Reason
 from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.idle import IdleSweep
+from nodeagent.relay.settings import FlowSettings
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.flow import FlowRecord
@@ -35,12 +37,16 @@ class Tracker:
         self._metrics = metrics
         self._log = log
         self._clock = clock
+        self.settings = FlowSettings(state)
+        self._idle = IdleSweep(self.settings)
         self._next_id = 0
         self._flows: dict[int, Flow] = {}
         self._by_workload: dict[str, set[Flow]] = {}
         self.when_empty: Callable[[], None] | None = None
         self.when_doubled: Callable[[], None] | None = None
         """Called when there are twice as many flows as when it was last called (from ``FEW_FLOWS`` on)."""
+        self.when_switched: Callable[[], None] | None = None
+        """Called when a workload or a service turned its splice switch."""
         self._doubles_at = FEW_FLOWS
 
     @property
@@ -112,8 +118,15 @@ class Tracker:
                 if flow.second is not None:
                     self._metrics.report_live(flow.second)
 
+    def cut_idle(self, now: float) -> int:
+        """Reset flows that carried nothing for longer than they may; a part of all at each call, to be made every
+        second or so. ``now`` is CLOCK_MONOTONIC seconds. How many were reset."""
+        return self._idle.tick(self._flows, now)
+
     def recheck(self, changed: Iterable[tuple[str, str]]) -> int:
         """Look again at the flows that these changes (kind, uid) concern; cut those now refused; how many."""
+        if self.settings.changed(changed) and self.when_switched is not None:
+            self.when_switched()
         uids = {uid for kind, uid in changed if kind == "workload"}
         policies = {uid for kind, uid in changed if kind == "policy"}
         if policies:

@@ -101,7 +101,7 @@ class SpliceController:
         self._sys = splice_calls()
         self._settings = settings or SpliceSettings()
         self._pressure = _pressure_pages()
-        self._killed = False
+        self._killed = ""
         self._forbidden = ""
         self._guarded = False
         self._room = pin_dir / abi.ROOM
@@ -134,11 +134,11 @@ class SpliceController:
         most = self._pressure * PAGE // 2
         return min(most, self._settings.cap or self._pressure * PAGE // CAP_SHARE)
 
-    def switch(self, *, on: bool) -> None:
+    def switch(self, *, on: bool, why: str = "switched off") -> None:
         """The kill switch, in force at once: live flows go back to relay (or may be spliced again), and none breaks.
-        What the self-test forbids stays off.
+        What the self-test forbids stays off. ``why`` is told as long as it is off.
         """
-        self._killed = not on
+        self._killed = "" if on else why
         self._configure()
 
     def obey(self, result: SelfTest) -> None:
@@ -152,7 +152,7 @@ class SpliceController:
     @property
     def reason(self) -> str:
         """Why nothing is spliced; empty if flows are."""
-        return self._forbidden or ("switched off" if self._killed else "")
+        return self._forbidden or self._killed
 
     def sweep(self, gone: int | None = None) -> int:
         """Let go of forgotten flows whose reader is gone, and of all flows of the dead worker ``gone``; how many.

@@ -14,3 +14,5 @@ class SplicedBytes(NamedTuple):
     """From server to client."""
     last_activity: float
     """CLOCK_MONOTONIC seconds of the last redirect, give or take a tick of 4 ms; 0 if there was none."""
+    read: int = 0
+    """What the applications have read of all, the relayed bytes included, both directions together."""

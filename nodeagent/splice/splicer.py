@@ -126,12 +126,21 @@ class Splicer:
             return None
         (to_server, to_client), _ = found
         active = max(to_server["active"], to_client["active"])
-        return SplicedBytes(to_server["redirected"], to_client["redirected"], active / 1e9)
+        read = to_server["consumed"] + to_client["consumed"]
+        return SplicedBytes(to_server["redirected"], to_client["redirected"], active / 1e9, read)
 
     def reason(self, flow: int) -> Flag:
         """Why the flow is out; nothing if it is not."""
         found = self._look(flow)
         return Flag(0) if found is None else found[1] & abi.OUT
+
+    def standing(self, flow: int) -> tuple[bool, Flag]:
+        """Whether bytes of either direction go the short way at present, and the flow's flags."""
+        found = self._look(flow)
+        if found is None:
+            return False, Flag(0)
+        ways, flags = found
+        return any(way["spliced"] for way in ways), flags
 
     def look(self, flow: int) -> tuple[dict[str, int], dict[str, int]] | None:
         """Both directions as the kernel keeps them, for debugging: client to server, server to client."""

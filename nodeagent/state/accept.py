@@ -22,6 +22,7 @@ from control.wire.discovery import (
     TrustBundle,
     Workload,
 )
+from control.wire.governed import MAX_IDLE_TIMEOUT
 from control.wire.ids import SpiffeId, check_domain, check_trust_domain
 from control.wire.watch import Change
 
@@ -100,11 +101,17 @@ def _check_ports(field: str, ports: tuple[int, ...]) -> None:
             raise UnacceptableError(f"{field}: {port} is not a port (1 to {MAX_PORT})")
 
 
+def _check_idle_timeout(seconds: int | None) -> None:
+    if seconds is not None and not 0 <= seconds <= MAX_IDLE_TIMEOUT:
+        raise UnacceptableError(f"idle_timeout: {seconds} is not 0 to {MAX_IDLE_TIMEOUT} seconds")
+
+
 def _workload(workload: Workload) -> Workload:
     if not SpiffeId.parse(workload.identity).is_workload:
         raise UnacceptableError(f"identity: {workload.identity!r} is not /ns/<namespace>/sa/<service-account>")
     _check_ports("ports", workload.ports)
     _check_ports("tunnel_port", (workload.tunnel_port,))
+    _check_idle_timeout(workload.idle_timeout)
     app_address = None if workload.app_address is None else canonical_ip(workload.app_address)
     return replace(workload, addresses=_canonical(workload.addresses), app_address=app_address)
 
@@ -112,6 +119,7 @@ def _workload(workload: Workload) -> Workload:
 def _service(service: Service) -> Service:
     _check_ports("ports", tuple(port.port for port in service.ports))
     _check_ports("target_port", tuple(port.target_port for port in service.ports))
+    _check_idle_timeout(service.idle_timeout)
     return replace(service, addresses=_canonical(service.addresses))
 
 
@@ -127,6 +135,7 @@ def _bundle(bundle: TrustBundle) -> TrustBundle:
 
 def _mesh(settings: MeshSettings) -> MeshSettings:
     check_domain(settings.domain)
+    _check_idle_timeout(settings.idle_timeout)
     return settings
 
 

@@ -256,6 +256,14 @@ class NodeState:
             Reason.UNKNOWN_DESTINATION, f"{names}: no port {destination.port} at {destination.ip} (ports: {listed})"
         )
 
+    def unreadable(self, kind: str) -> bool:
+        """Whether anything of a kind was received that cannot be read."""
+        return any(found == kind for found, _ in self._unreadable)
+
+    def service(self, uid: str) -> Service | None:
+        """The service of that uid."""
+        return self._services.get(uid)
+
     def workload(self, uid: str) -> Workload | None:
         """The workload of that uid."""
         return self._workloads.get(uid)

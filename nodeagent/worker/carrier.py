@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nodeagent import channel
@@ -46,10 +46,16 @@ class Carrier:
         self.outbound.pool.refresh()
         self.inbound.refresh()
 
+    def exclude(self, workloads: Mapping[str, str]) -> None:
+        """These workloads (uid) are kept out of the splice on the whole node, and why."""
+        if self.services.splicing is not None:
+            self.services.splicing.exclude(workloads)
+
     def tick(self, now: float) -> None:
         """Once a second or so."""
         self.outbound.pool.tick(now)
         self.inbound.tick(now)
+        self.services.tracker.cut_idle(now)
 
     def load(self) -> channel.Load:
         """How busy this worker is."""
@@ -64,7 +70,8 @@ class Carrier:
         metrics.gauge("nodemesh_tunnels", len(self.inbound.tunnels), direction="inbound")
         if services.splicing is not None:
             metrics.gauge("nodemesh_spliceable_flows", len(services.splicing))
-            metrics.gauge("nodemesh_splice_excluded_workloads", len(services.splicing.excluded))
+            for operation, count in services.splicing.failures.items():
+                metrics.counter("nodemesh_splice_failures_total", count, operation=operation)
         if self.dns is not None:
             for (protocol, outcome), count in self.dns.desk.outcomes.items():
                 metrics.counter("nodemesh_dns_messages_total", count, protocol=protocol, outcome=outcome)

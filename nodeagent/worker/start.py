@@ -59,10 +59,10 @@ class Known:
 def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     """Everything but the listeners. LoaderError if the kernel's maps cannot be opened."""
     authorizer = Authorizer(known.state)
+    tracker = Tracker(known.state, authorizer, known.metrics, log, time.time)
     services = Services(
-        node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer,
-        tracker=Tracker(known.state, authorizer, known.metrics, log, time.time), certificates=known.certificates,
-        budget=WindowBudget(), splicing=_splicing(start, known.loop),
+        node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer, tracker=tracker,
+        certificates=known.certificates, budget=WindowBudget(), splicing=_splicing(start, known.loop, tracker),
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
     )  # fmt: skip
     dns = _dns(start, known)
@@ -103,11 +103,13 @@ def _dns(start: channel.Start, known: Known) -> DnsService | None:
     return DnsService(Desk(known.loop, known.state), start.dns_port, find, known.tasks.spawn, orderly_close)
 
 
-def _splicing(start: channel.Start, loop: AbstractEventLoop) -> Splicing | None:
+def _splicing(start: channel.Start, loop: AbstractEventLoop, tracker: Tracker) -> Splicing | None:
     if not start.splice or not start.pin_dir:
         return None
     try:
-        return Splicing(SplicePort(Splicer(Path(start.pin_dir))), loop)
+        splicing = Splicing(SplicePort(Splicer(Path(start.pin_dir))), loop, tracker.settings)
+        tracker.when_switched = splicing.reconsider
+        return splicing
     except LoaderError as error:
         _log.error("the splice cannot be used, same-node flows are relayed: %s", error)
         return None

@@ -44,6 +44,7 @@ class Worker(Protocol):
         self._unpacker = channel.Unpacker()
         self._transport: Transport | None = None
         self._spread = 1
+        self._exclusions: dict[str, str] = {}
         self._metrics = FlowMetrics(loop.time)
         self._log: Log = NoLog()
         self._carrier: Carrier | None = None
@@ -83,6 +84,10 @@ class Worker(Protocol):
             case channel.Enrolment():
                 self.enrolled.clear()
                 self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
+            case channel.SpliceExclusions():
+                self._exclusions = message.workloads
+                if self._carrier is not None:
+                    self._carrier.exclude(self._exclusions)
             case channel.Collect():
                 self._collect(message.number)
             case channel.ListFlows():
@@ -166,6 +171,9 @@ class Worker(Protocol):
         # from here on it hears of changes: the first connection may be accepted before the last listener is open
         self._carrier = carrier = put_together(start, known, self._log)
         carrier.listeners.spread(self._spread)
+        carrier.exclude(self._exclusions)
+        if carrier.services.splicing is not None:
+            carrier.services.splicing.on_stuck = lambda stuck: self._send(channel.SpliceStuck(workloads=stuck))
         await open_listeners(start, carrier)
         carrier.services.tracker.when_doubled = lambda: self._send(carrier.load())
         self.loop.call_later(TICK_SECONDS, self._tick, carrier)

@@ -32,7 +32,14 @@ def workload(
     }
 
 
-def service(name: str, ports: dict[int, int], *, addresses: tuple[str, ...] = (), **extra: Any) -> dict[str, Any]:
+def service(
+    name: str,
+    ports: dict[int, int],
+    *,
+    addresses: tuple[str, ...] = (),
+    labels: dict[str, str] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
     """A service before the workloads labelled ``app: <name>``; ``ports`` is port -> target port."""
     spec: dict[str, Any] = {
         "selector": {"app": name},
@@ -41,7 +48,13 @@ def service(name: str, ports: dict[int, int], *, addresses: tuple[str, ...] = ()
     }
     if addresses:
         spec["addresses"] = list(addresses)
-    return {"apiVersion": API, "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+    metadata = {"name": name, "namespace": NAMESPACE, **({"labels": labels} if labels else {})}
+    return {"apiVersion": API, "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def mesh_config(**spec: Any) -> dict[str, Any]:
+    """What holds in the whole mesh."""
+    return {"apiVersion": API, "kind": "MeshConfig", "metadata": {"name": "default"}, "spec": spec}
 
 
 def node(name: str, *addresses: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,6 +79,17 @@ class Shop:
             ),
         )
         mesh.wait_enrolled(self.client, self.other, self.remote, self.local.spot, self.server.spot)
+
+    @contextlib.contextmanager
+    def labelled(self, behind: Behind, **labels: str) -> Iterator[None]:
+        """The service has these labels (``nodemesh.io/``) for the time of a block."""
+        ports, addresses = {PORT: TARGET_PORT}, (behind.v4, behind.v6)
+        said = {f"nodemesh.io/{name.replace('_', '-')}": value for name, value in labels.items()}
+        self.mesh.apply(resources.service(behind.name, ports, addresses=addresses, labels=said))
+        try:
+            yield
+        finally:
+            self.mesh.apply(resources.service(behind.name, ports, addresses=addresses))
 
     def dial(self, behind: Behind, family: Family = Family.V4, *, source: Spot | None = None) -> socket.socket:
         """A connection from the client (or another spot) to the service."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.netns.lab import Mesh, eventually
 from tests.netns.servers import CHUNK, read_exactly
-from tests.netns.shop import TARGET_PORT, Family, Shop
+from tests.netns.shop import TARGET_PORT, Behind, Family, Shop
 from tests.netns.spot import IO_SECONDS
 
 ENDS_WITHIN = 5.0
@@ -64,6 +64,21 @@ def pair(shop: Shop, family: Family = Family.V4, *, seconds: float | None = IO_S
 
 
 @contextmanager
+def connected(shop: Shop, behind: Behind, family: Family, count: int, *, seconds: float | None) -> Iterator[list[Pair]]:
+    """So many connections at once; nobody listens any more."""
+    with ExitStack() as stack:
+        pairs = []
+        with behind.spot.listen(TARGET_PORT) as listener:
+            for _ in range(count):
+                client = stack.enter_context(shop.dial(behind, family))
+                server = stack.enter_context(listener.accept()[0])
+                for end in (client, server):
+                    end.settimeout(seconds)
+                pairs.append(Pair(shop, client, server))
+        yield pairs
+
+
+@contextmanager
 def spliced(shop: Shop, family: Family = Family.V4) -> Iterator[Pair]:
     """... of which both directions are spliced."""
     with pair(shop, family) as flow:
@@ -103,3 +118,46 @@ def transfer(source: socket.socket, target: socket.socket, data: bytes) -> bytes
         return read_exactly(target, len(data))
     finally:
         sender.join(IO_SECONDS)
+
+
+class Stream:
+    """Sends without end in one thread, reads in another, until each fails or ends. A context manager."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source = source
+        self.target = target
+        self.flowing = threading.Event()
+        self.sent_error: OSError | None = None
+        self.read_error: OSError | None = None
+        self.read = 0
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._read)]
+
+    def __enter__(self) -> Stream:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+        self.target.close()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(ENDS_WITHIN)
+            assert not thread.is_alive(), "an end hangs"
+
+    def _send(self) -> None:
+        try:
+            while True:
+                self.source.sendall(bytes(CHUNK))
+        except OSError as error:
+            self.sent_error = error
+
+    def _read(self) -> None:
+        try:
+            while chunk := self.target.recv(CHUNK):
+                self.read += len(chunk)
+                if self.read > 20 * CHUNK:
+                    self.flowing.set()
+        except OSError as error:
+            self.read_error = error

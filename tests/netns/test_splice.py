@@ -18,7 +18,7 @@ from tests.netns.lab import eventually
 from tests.netns.resources import from_principal, policy
 from tests.netns.servers import echo, http_get, read_all, read_exactly, reset
 from tests.netns.shop import PORT, TARGET_PORT, Family, Shop
-from tests.netns.spliced import Pair, assert_reset, metric, pair, redirected, spliced, transfer
+from tests.netns.spliced import Pair, Stream, assert_reset, metric, pair, redirected, spliced, transfer
 from tests.netns.spot import IO_SECONDS
 from tests.netns.test_policy import AT_ONCE, admitted
 
@@ -226,6 +226,68 @@ def test_a_label_keeps_a_workload_in_the_relay(shop: Shop) -> None:
                 for _ in range(10):
                     flow.exchange()
                 assert redirected(shop) == before
+
+
+def test_a_service_that_is_switched_off_is_relayed_from_now_on(shop: Shop, family: Family) -> None:
+    """Live flows go back to relay, and are spliced again; none breaks."""
+    node, data = shop.mesh.a, os.urandom(1_000_000)
+    with spliced(shop, family) as flow:
+        flow.client.sendall(data)
+        with shop.labelled(shop.local, splice="off"):
+            assert read_exactly(flow.server, len(data)) == data, "what waited when it was switched off"
+            eventually(lambda: flow.short_cut() == 0, what="the flow is relayed")
+            assert transfer(flow.server, flow.client, data) == data
+            (row,) = node.nodeagent("flows", "-o", "json")["flows"]
+            assert row["relayed_because"] == "switched off by service shop/local"
+            assert "service shop/local: switched off by its label" in node.nodeagent("status")
+        flow.splice()
+        (row,) = node.nodeagent("flows", "-o", "json")["flows"]
+        assert row["relayed_because"] == ""
+
+
+def test_a_workload_that_is_switched_off_is_relayed_from_now_on(shop: Shop) -> None:
+    node = shop.mesh.a
+    with spliced(shop) as flow:
+        shop.mesh.apply(resources.workload("client", node.name, labels={"nodemesh.io/splice": "off"}))
+        try:
+            eventually(lambda: flow.short_cut() == 0, what="the flow is relayed")
+            told = node.nodeagent("status", "-o", "json")["splice"]["kept_out"]["workloads"]
+            assert [uid.partition("@")[0] for uid in told] == ["shop/client"]
+        finally:
+            shop.mesh.apply(resources.workload("client", node.name))
+        flow.splice()
+
+
+def test_the_mesh_switches_the_splice_of_every_node(shop: Shop, family: Family) -> None:
+    data = os.urandom(1_000_000)
+    with spliced(shop, family) as flow:
+        flow.client.sendall(data)
+        with shop.mesh.applied(resources.mesh_config(splice=False)):
+            eventually(lambda: metric(shop.mesh, "nodemesh_splice_on") == 0)
+            assert read_exactly(flow.server, len(data)) == data, "what waited when it was switched off"
+            eventually(lambda: flow.short_cut() == 0, what="the flow is relayed")
+            assert transfer(flow.server, flow.client, data) == data
+            for node in (shop.mesh.a, shop.mesh.b):
+                eventually(lambda node=node: "whole mesh" in node.nodeagent("status"))
+            (row,) = shop.mesh.a.nodeagent("flows", "-o", "json")["flows"]
+            assert row["relayed_because"] == "switched off in the whole mesh (MeshConfig)"
+        flow.splice()
+
+
+def test_bytes_that_were_redirected_until_a_cut_are_in_the_log(shop: Shop) -> None:
+    """A sender at full speed is cut: no byte that arrived is missing in the record."""
+    deny = policy("deny-client", "DENY", app="local", rules=[from_principal("client")])
+    since = shop.mesh.a.access_position()
+    with spliced(shop) as flow:
+        before, port = flow.sent, flow.port
+        with Stream(flow.client, flow.server) as stream:
+            assert stream.flowing.wait(IO_SECONDS)
+            with shop.mesh.applied(deny):
+                stream.join()
+        assert isinstance(stream.read_error, ConnectionResetError)
+    for line in eventually(lambda: _both_lines(shop, since, port)):
+        assert line["reason"] == "policy-revoked"
+        assert int(line["bytes_sent"]) >= before + stream.read, line
 
 
 def test_the_kill_switch_takes_live_flows_back_and_breaks_none(shop: Shop, family: Family) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 import time
 
 import pytest
 
 from tests.netns.conftest import MakeShop
 from tests.netns.lab import eventually
-from tests.netns.servers import CHUNK, echo, read_all, read_exactly
+from tests.netns.servers import echo, read_all, read_exactly
 from tests.netns.shop import PORT, Family, Shop
-from tests.netns.spliced import ENDS_WITHIN, assert_reset, pair, redirected, spliced, transfer
+from tests.netns.spliced import ENDS_WITHIN, Pair, Stream, assert_reset, connected, pair, redirected, spliced, transfer
 from tests.netns.spot import IO_SECONDS
 from tests.netns.test_policy import admitted
 
@@ -78,49 +77,6 @@ def test_a_worker_killed_in_mid_stream_never_looks_like_an_end(breakable: Shop) 
     _until_served(breakable, Family.V4)
 
 
-class Stream:
-    """Sends without end in one thread, reads in another, until each fails or ends. A context manager."""
-
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
-        self.source = source
-        self.target = target
-        self.flowing = threading.Event()
-        self.sent_error: OSError | None = None
-        self.read_error: OSError | None = None
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._read)]
-
-    def __enter__(self) -> Stream:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.source.close()
-        self.target.close()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(ENDS_WITHIN)
-            assert not thread.is_alive(), "an end hangs"
-
-    def _send(self) -> None:
-        try:
-            while True:
-                self.source.sendall(bytes(CHUNK))
-        except OSError as error:
-            self.sent_error = error
-
-    def _read(self) -> None:
-        read = 0
-        try:
-            while chunk := self.target.recv(CHUNK):
-                read += len(chunk)
-                if read > 20 * CHUNK:
-                    self.flowing.set()
-        except OSError as error:
-            self.read_error = error
-
-
 def test_a_spliced_flow_may_end_in_order_while_the_agent_stops(breakable: Shop) -> None:
     node = breakable.mesh.a
     assert node.agent is not None
@@ -174,30 +130,53 @@ def test_a_stopped_agent_leaves_nothing_of_the_splice(breakable: Shop) -> None:
 
 
 def test_a_reader_that_cannot_see_its_bytes_is_reset_once(breakable: Shop) -> None:
-    """It changes to splice(2) in mid-stream. Later flows of the same workloads are relayed, and are served so."""
+    """It changes to splice(2) in mid-stream. Other and later flows of the same workloads are relayed, over the end of
+    the worker, until an operator gives them another try."""
     node = breakable.mesh.a
     _until_served(breakable, Family.V4)
     since = node.access_position()
-    reading, writing = os.pipe()
-    try:
-        with spliced(breakable) as flow:
-            flow.client.sendall(b"first")
-            flow.server.setblocking(False)
-            with pytest.raises((BlockingIOError, ConnectionResetError)):
-                os.splice(flow.server.fileno(), writing, 5)
-            assert_reset(flow.client)
+    with connected(breakable, breakable.local, Family.V4, 2, seconds=IO_SECONDS) as (stuck, other):
+        for flow in (stuck, other):
+            flow.splice()
+        _turn_to_splice(stuck)
         lines = eventually(lambda: node.access(since=since, reason="splice-stuck"))
         assert {(line["src.workload"], line["dst.workload"]) for line in lines} == {("client", "local")}
-        before = redirected(breakable)
-        data = os.urandom(1_000_000)
-        with pair(breakable) as later:
-            for _ in range(5):
-                later.exchange()
-            assert transfer(later.client, later.server, data) == data
-        assert redirected(breakable) == before
+        assert other.short_cut() == 0, "live flows of the two go back to relay"
+    _is_relayed(breakable)
+    _kill_workers(breakable)
+    _until_served(breakable, Family.V4)
+    _is_relayed(breakable)
+    kept = node.nodeagent("status", "-o", "json")["splice"]["kept_out"]["stuck"]
+    assert sorted(uid.partition("@")[0] for uid in kept) == ["shop/client", "shop/local"]
+    assert "workload shop/local: a flow of it got stuck (out splice)" in node.nodeagent("status")
+    node.nodeagent("splice", "clear")
+    eventually(lambda: not node.nodeagent("status", "-o", "json")["splice"]["kept_out"]["stuck"])
+    with spliced(breakable):
+        pass
+
+
+def _turn_to_splice(flow: Pair) -> None:
+    """The server reads redirected bytes with splice(2)."""
+    reading, writing = os.pipe()
+    try:
+        flow.client.sendall(b"first")
+        flow.server.setblocking(False)
+        with pytest.raises((BlockingIOError, ConnectionResetError)):
+            os.splice(flow.server.fileno(), writing, 5)
+        assert_reset(flow.client)
     finally:
         os.close(reading)
         os.close(writing)
-        node.stop_agent()  # it remembers which workloads to keep out
-        node.start_agent()
-        node.wait_ready()
+
+
+def _is_relayed(shop: Shop) -> None:
+    """A new flow carries bytes, none of them the short way."""
+    before = redirected(shop)
+    data = os.urandom(1_000_000)
+    with pair(shop) as later:
+        for _ in range(5):
+            later.exchange()
+        assert transfer(later.client, later.server, data) == data
+        (row,) = shop.mesh.a.nodeagent("flows", "-o", "json")["flows"]
+        assert "got stuck" in row["relayed_because"]
+    assert redirected(shop) == before

@@ -50,6 +50,11 @@ def service(name: str = "web", namespace: str = "shop", **spec: Any) -> Object:
     return resource("Service", name, {"selector": {"app": "web"}, "ports": ports, **spec}, namespace)
 
 
+def mesh_config(name: str = "default", **spec: Any) -> Object:
+    """What holds in the whole mesh."""
+    return resource("MeshConfig", name, spec, None)
+
+
 def policy(name: str = "deny", namespace: str = "shop", **spec: Any) -> Object:
     """An AuthorizationPolicy."""
     return resource("AuthorizationPolicy", name, spec, namespace)

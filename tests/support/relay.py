@@ -14,7 +14,15 @@ from typing import Any
 
 from control.wire.address import SocketAddress
 from control.wire.codec import encode
-from control.wire.discovery import AuthorizationPolicy, Selectors, Service, ServicePort, TrustBundle, Workload
+from control.wire.discovery import (
+    AuthorizationPolicy,
+    MeshSettings,
+    Selectors,
+    Service,
+    ServicePort,
+    TrustBundle,
+    Workload,
+)
 from control.wire.watch import Batch, Change
 from nodeagent.capture.origdst import CapturedFlow
 from nodeagent.identity.keys import load_svid
@@ -91,7 +99,10 @@ def service(name: str, addresses: tuple[str, ...], port: int, target: int, endpo
 
 
 def batch(revision: int, *objects: Any, snapshot: bool = False, gone: tuple[tuple[str, str], ...] = ()) -> Batch:
-    kinds = {Workload: "workload", Service: "service", AuthorizationPolicy: "policy", TrustBundle: "bundle"}
+    kinds = {
+        Workload: "workload", Service: "service", AuthorizationPolicy: "policy", TrustBundle: "bundle",
+        MeshSettings: "mesh",
+    }  # fmt: skip
     changes = [Change(kind=kinds[type(o)], uid=o.uid, value=encode(o)) for o in objects]
     changes += [Change(kind=kind, uid=uid) for kind, uid in gone]
     return Batch(instance="test", revision=revision, snapshot=snapshot, changes=tuple(changes))
@@ -202,11 +213,11 @@ class Mesh:
         self.far = workload(
             "far", "b", server_port, **{"tunnel_port": self.b.tunnel_port, "addresses": (self.ip,), **far}
         )
+        self.near_service = service("near", self.vips(self.VIP_NEAR), 80, server_port, (self.near.uid,))
+        self.far_service = service("far", self.vips(self.VIP_FAR), 80, server_port, (self.far.uid,))
         self.objects = [
             TrustBundle(uid=TRUST_DOMAIN, certificates=(self.root.pem,)),
-            self.client, self.near, self.far,
-            service("near", self.vips(self.VIP_NEAR), 80, server_port, (self.near.uid,)),
-            service("far", self.vips(self.VIP_FAR), 80, server_port, (self.far.uid,)),
+            self.client, self.near, self.far, self.near_service, self.far_service,
         ]  # fmt: skip
         self.revision = 0
         self.update(*self.objects, snapshot=True)

@@ -6,7 +6,7 @@ from asyncio import Protocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import orderly_close, reset_on_close
+from nodeagent.relay.io.sockets import orderly_close, quiet_seconds, reset_on_close
 from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class AppLeg(Protocol):
         self.resume_reading()
         if early:
             peer.write(early)
+            if self.after_chunk is not None:
+                self.after_chunk()
         if self.ended:
             peer.write_eof()
             if self.flow is not None:
@@ -138,3 +140,7 @@ class AppLeg(Protocol):
         """Reset the connection."""
         if self.transport is not None:
             self.transport.abort()
+
+    def quiet(self, _now: float) -> float:
+        """As the kernel has it: bytes that wait here for a slow reader count when it takes them."""
+        return quiet_seconds(self.transport) if self.transport is not None else 0.0

@@ -50,13 +50,34 @@ class Leg(Protocol):
     def abort(self, reason: Reason) -> None:
         """Reset this end."""
 
+    def quiet(self, now: float) -> float:
+        """Seconds since bytes last moved at this end, either way; ``now`` is CLOCK_MONOTONIC."""
+
+
+class Shortcut(Protocol):
+    """Bytes of a flow that go past its legs (``splicing.FlowSplice``)."""
+
+    @property
+    def relayed_because(self) -> str:
+        """Why they do not go there now; nothing if they do."""
+
+    def bytes(self) -> tuple[int, int]:
+        """How many did: to the server, to the client."""
+
+    def stop(self) -> None:
+        """No more do."""
+
+    def quiet(self, now: float) -> float:
+        """Seconds since bytes last moved there; ``now`` is CLOCK_MONOTONIC."""
+
 
 class Flow:
     """Two legs joined. ``record`` is reported by this node as source or destination; ``second`` is the other report
     of a same-node flow."""
 
     __slots__ = (
-        "destination", "done", "on_close", "opened", "permit", "record", "second", "source", "spliced", "tracker",
+        "destination", "done", "on_close", "opened", "permit", "record", "relayed_because", "second", "source",
+        "spliced", "tracker",
     )  # fmt: skip
 
     def __init__(self, tracker: Tracker, record: FlowRecord, second: FlowRecord | None = None) -> None:
@@ -67,8 +88,9 @@ class Flow:
         self.destination: Leg | None = None
         self.permit: Permit | None = None
         """What policy permitted; None where the destination's agent decides."""
-        self.spliced: Callable[[], tuple[int, int]] | None = None
-        """Octets that went past the legs, in the kernel: to the server, to the client."""
+        self.spliced: Shortcut | None = None
+        self.relayed_because = ""
+        """Why a same-node flow is not spliced, where it never will be."""
         self.on_close: Callable[[], None] | None = None
         self.opened = False
         self.done = False
@@ -113,14 +135,23 @@ class Flow:
         sent = self.source.received if self.source is not None else 0
         received = self.destination.received if self.destination is not None else 0
         if self.spliced is not None:
-            past_sent, past_received = self.spliced()
+            past_sent, past_received = self.spliced.bytes()
             sent, received = sent + past_sent, received + past_received
         self.record.bytes_sent, self.record.bytes_received = sent, received
         if self.second is not None:
             self.second.bytes_sent, self.second.bytes_received = sent, received
 
+    def quiet(self, now: float) -> float:
+        """Seconds since the flow last carried anything; ``now`` is CLOCK_MONOTONIC."""
+        ways = [end.quiet(now) for end in (self.source, self.destination, self.spliced) if end is not None]
+        return min(ways, default=0.0)
+
     def _close(self, reason: Reason, detail: str) -> None:
         self.done = True
+        if (
+            self.spliced is not None and self.opened and reason is not Reason.OK
+        ):  # its applications may still be sending
+            self.spliced.stop()
         self.refresh()
         for record in (self.record, self.second):
             if record is not None:

@@ -21,7 +21,7 @@ from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol import frames
 from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
 from nodeagent.relay.protocol.limits import LAST_STREAM_ID
 from nodeagent.relay.protocol.request import BadRequestError, ConnectRequest, Hostname, read_connect
 from nodeagent.relay.protocol.stream import Headers, Stream
@@ -234,7 +234,9 @@ class TunnelServer(TunnelEnd):
         if not flow.done:
             leg.join(source)
 
-    def _reset_reason(self, _code: int) -> tuple[Reason, str]:
+    def _reset_reason(self, code: int) -> tuple[Reason, str]:
         if self.failure is not None:
             return Reason.TUNNEL_LOST, self.failure[1]
+        if code == IDLE_TIMEOUT:
+            return Reason.IDLE_TIMEOUT, "by the agent of the source"
         return Reason.SOURCE_RESET, ""

@@ -23,7 +23,7 @@ from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
 from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address, small_buffers
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
-from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
 from nodeagent.relay.protocol.request import ConnectRequest, connect_headers, status_of
 from nodeagent.relay.protocol.stream import Headers
 from nodeagent.state.targets import Unresolved
@@ -225,7 +225,7 @@ class LocalFlow(_OutboundFlow):
         if splice is None:
             return
         small_buffers(transport)
-        flow.spliced = splice.bytes
+        flow.spliced = splice
         flow.on_close = lambda: self._ended(splicing, splice)
 
     def _ended(self, splicing: Splicing, splice: FlowSplice) -> None:
@@ -332,6 +332,8 @@ class RemoteFlow(_OutboundFlow):
             return Reason.DESTINATION_RESET, ""
         if code == ErrorCode.INADEQUATE_SECURITY:
             return Reason.POLICY_REVOKED, f"by the agent of {self.plan.destination.node}"
+        if code == IDLE_TIMEOUT:
+            return Reason.IDLE_TIMEOUT, f"by the agent of {self.plan.destination.node}"
         if code == ErrorCode.REFUSED_STREAM:
             return Reason.OVERLOADED, f"the agent of {self.plan.destination.node} takes no more streams"
         return Reason.TUNNEL_LOST, f"the agent of {self.plan.destination.node} reset the stream with code {code}"

@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 10.0
 SPLICED_BUFFER: Final = 128 * 1024
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
+_QUIET: Final = struct.Struct("=44xIII")
+"""Of ``struct tcp_info`` (linux/tcp.h): tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 
@@ -133,6 +135,17 @@ def small_buffers(transport: BaseTransport) -> None:
 def _small_buffers(handle: socket.socket) -> None:
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         handle.setsockopt(socket.SOL_SOCKET, option, SPLICED_BUFFER)
+
+
+def quiet_seconds(transport: BaseTransport) -> float:
+    """Seconds since the socket last sent or received data (TCP_INFO: milliseconds, give or take a tick)."""
+    handle = transport.get_extra_info("socket")
+    try:
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUIET.size)
+    except (AttributeError, OSError):
+        return 0.0  # the socket is gone: its flow ends for another reason
+    sent, _, received = _QUIET.unpack(info)
+    return float(min(sent, received)) / 1000
 
 
 def reset_on_close(transport: BaseTransport) -> None:

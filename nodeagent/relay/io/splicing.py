@@ -7,25 +7,27 @@ The agent keeps both sockets of a spliced flow and everything that is said about
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import Workload
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.flow import Flow
+from nodeagent.relay.settings import FlowSettings
+from nodeagent.telemetry.flow import FlowRecord
 
 if TYPE_CHECKING:
     from nodeagent.splice.figures import SplicedBytes
 
 BROKEN_SCAN_SECONDS: Final = 0.05
 """How long a reader may hang on bytes that it cannot see before its flow is reset."""
-SPLICE_LABEL: Final = "nodemesh.io/splice"
-"""Label of a workload; ``off`` keeps its flows in the relay."""
-MAX_EXCLUDED: Final = 1024
 
 
 class KernelSplice(Protocol):
-    """What is used of ``splice.splicer.Splicer``."""
+    """What is used of ``splice.port.SplicePort``."""
+
+    failures: dict[str, int]
+    """What the kernel refused so far, by what was asked."""
 
     def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
         """A flow's number; None: relay it."""
@@ -36,11 +38,17 @@ class KernelSplice(Protocol):
     def offer(self, flow: int) -> bool:
         """Both ends are authorized: splice when it is safe. Whether to ask again after the next relayed chunk."""
 
+    def withdraw(self, flow: int) -> None:
+        """Back to relay, breaking nothing, until it is offered again."""
+
     def forget(self, flow: int) -> None:
         """The flow has ended."""
 
     def counters(self, flow: int) -> SplicedBytes | None:
         """What went the short way."""
+
+    def relayed_because(self, flow: int) -> str:
+        """Why the kernel does not splice it now; nothing if it does."""
 
     def stuck(self, mine: set[int]) -> list[tuple[int, str]]:
         """Flows to be reset, each told once, and why."""
@@ -49,12 +57,16 @@ class KernelSplice(Protocol):
 class FlowSplice:
     """One flow's splice."""
 
-    __slots__ = ("_kernel", "number", "waiting")
+    __slots__ = ("_kernel", "_read", "_read_at", "kept_out", "number", "waiting")
 
     def __init__(self, kernel: KernelSplice, number: int) -> None:
         self._kernel = kernel
         self.number = number
         self.waiting = True
+        self.kept_out = ""
+        """Why it is to be relayed for the time being."""
+        self._read = 0
+        self._read_at = 0.0
 
     def dialling(self, descriptor: int) -> None:
         """See ``KernelSplice``."""
@@ -62,67 +74,119 @@ class FlowSplice:
 
     def offer(self) -> None:
         """The flow is authorized, or a chunk was relayed: splice if it is safe now."""
-        if self.waiting:
+        if self.waiting and not self.kept_out:
             self.waiting = self._kernel.offer(self.number)
+
+    def keep_out(self, why: str) -> None:
+        """Relay it for this reason; none: splice it again as soon as it is safe. Neither breaks it."""
+        before, self.kept_out = self.kept_out, why
+        if why and not before:
+            self._kernel.withdraw(self.number)
+        elif before and not why:
+            self.waiting = True
+            self.offer()
+
+    def stop(self) -> None:
+        """Nothing more goes the short way; ``bytes`` is final."""
+        self._kernel.withdraw(self.number)
 
     def bytes(self) -> tuple[int, int]:
         """Octets that went the short way: to the server, to the client."""
         counted = self._kernel.counters(self.number)
         return (0, 0) if counted is None else (counted.sent, counted.received)
 
+    def quiet(self, now: float) -> float:
+        """Seconds since bytes were last redirected, or were found to have been read; ``now`` is CLOCK_MONOTONIC."""
+        counted = self._kernel.counters(self.number)
+        if counted is None:
+            return now
+        if counted.read != self._read:
+            self._read, self._read_at = counted.read, now
+        return max(0.0, now - max(counted.last_activity, self._read_at))
+
+    @property
+    def relayed_because(self) -> str:
+        """Why its bytes do not go the short way now; nothing if they do."""
+        return self.kept_out or self._kernel.relayed_because(self.number)
+
 
 class Splicing:
     """A worker's spliced flows."""
 
-    def __init__(self, kernel: KernelSplice, loop: AbstractEventLoop) -> None:
+    def __init__(self, kernel: KernelSplice, loop: AbstractEventLoop, settings: FlowSettings) -> None:
         self._kernel = kernel
         self._loop = loop
-        self._flows: dict[int, Flow] = {}
-        self._excluded: dict[str, str] = {}
+        self._settings = settings
+        self._flows: dict[int, tuple[Flow, FlowSplice]] = {}
+        self._excluded: Mapping[str, str] = {}
         self._timer: TimerHandle | None = None
+        self.on_stuck: Callable[[dict[str, str]], None] | None = None
+        """Told the uids of workloads that are to be kept out on the whole node, and why."""
 
     def __len__(self) -> int:
         return len(self._flows)
 
     @property
-    def excluded(self) -> dict[str, str]:
-        """Workloads whose flows stay in the relay because one of theirs got stuck, and why."""
-        return self._excluded
+    def failures(self) -> dict[str, int]:
+        """What the kernel refused so far, by what was asked: those flows are relayed."""
+        return self._kernel.failures
+
+    def exclude(self, workloads: Mapping[str, str]) -> None:
+        """All workloads (by uid) of which a flow got stuck on this node, and why: theirs are relayed from now on."""
+        self._excluded = dict(workloads)
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """Settings changed: live flows go back to relay, or may be spliced again."""
+        for flow, splice in tuple(self._flows.values()):
+            splice.keep_out(self._kept_out(flow.record))
 
     def begin(self, flow: Flow, cookie: int, client: SocketAddress, listener: SocketAddress) -> FlowSplice | None:
         """A new same-node flow; None if it is to be relayed throughout."""
-        ends = (flow.record.source, flow.record.destination)
-        if any(end is None or self._kept_out(end) for end in ends):
+        if flow.record.source is None or flow.record.destination is None:
+            return None
+        flow.relayed_because = self._kept_out(flow.record)
+        if flow.relayed_because:
             return None
         number = self._kernel.prepare(cookie, client, listener)
         if number is None:
+            flow.relayed_because = "the kernel does not take it"
             return None
-        self._flows[number] = flow
+        splice = FlowSplice(self._kernel, number)
+        self._flows[number] = (flow, splice)
         if self._timer is None:
             self._timer = self._loop.call_later(BROKEN_SCAN_SECONDS, self._look_for_stuck)
-        return FlowSplice(self._kernel, number)
+        return splice
 
     def end(self, splice: FlowSplice) -> None:
         """The flow is over."""
         self._flows.pop(splice.number, None)
         self._kernel.forget(splice.number)
 
-    def _kept_out(self, workload: Workload) -> bool:
-        return workload.labels.get(SPLICE_LABEL) == "off" or workload.uid in self._excluded
+    def _kept_out(self, record: FlowRecord) -> str:
+        who = self._settings.switched_off(record)
+        if who:
+            return f"switched off by {who}"
+        for workload in (record.source, record.destination):
+            why = self._excluded.get(workload.uid) if workload is not None and self._excluded else None
+            if workload is not None and why is not None:
+                return f"a flow of workload {workload.namespace}/{workload.name} got stuck ({why})"
+        return ""
 
     def _look_for_stuck(self) -> None:
         self._timer = None
         for number, why in self._kernel.stuck(set(self._flows)):
-            flow = self._flows.get(number)
-            if flow is not None:
-                self._exclude(flow, why)
+            found = self._flows.get(number)
+            if found is not None:
+                flow, _ = found
                 flow.cut(Reason.SPLICE_STUCK, why)
+                self._exclude(flow, why)
         if self._flows:
             self._timer = self._loop.call_later(BROKEN_SCAN_SECONDS, self._look_for_stuck)
 
     def _exclude(self, flow: Flow, why: str) -> None:
-        for workload in (flow.record.source, flow.record.destination):
-            if workload is not None:
-                self._excluded[workload.uid] = why
-        while len(self._excluded) > MAX_EXCLUDED:  # the oldest may show again what it does
-            del self._excluded[next(iter(self._excluded))]
+        """Here at once; the manager tells everybody, us included, and keeps it."""
+        stuck = {w.uid: why for w in (flow.record.source, flow.record.destination) if w is not None}
+        self.exclude({**self._excluded, **stuck})
+        if self.on_stuck is not None:
+            self.on_stuck(stuck)

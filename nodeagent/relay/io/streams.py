@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.errors import ErrorCode
+from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
 from nodeagent.relay.protocol.frames import Chunk
 from nodeagent.relay.protocol.stream import Headers, Stream
 
@@ -22,6 +22,7 @@ _RESET_CODES: Final = {
     Reason.WORKLOAD_REMOVED: ErrorCode.INADEQUATE_SECURITY,
     Reason.DESTINATION_RESET: ErrorCode.CONNECT_ERROR,
     Reason.AGENT_SHUTDOWN: ErrorCode.NO_ERROR,
+    Reason.IDLE_TIMEOUT: IDLE_TIMEOUT,
 }
 """What a peer is told; any other reason is CANCEL. RFC 9113 section 8.5 gives CONNECT_ERROR to a reset of the TCP
 connection.
@@ -34,6 +35,8 @@ class StreamLeg:
     __slots__ = (
         "_credit",
         "_early",
+        "_moved",
+        "_moved_at",
         "_paused",
         "ended",
         "flow",
@@ -61,6 +64,8 @@ class StreamLeg:
         self._early: list[Chunk] = []
         self._credit = 0
         self._paused = False
+        self._moved = 0
+        self._moved_at = 0.0
         stream.receiver = self
 
     def join(self, peer: Leg) -> None:
@@ -152,3 +157,11 @@ class StreamLeg:
     def abort(self, reason: Reason) -> None:
         """Reset the stream."""
         self.stream.reset(_RESET_CODES.get(reason, ErrorCode.CANCEL))
+
+    def quiet(self, now: float) -> float:
+        """Since a look that found something moved: bytes came, were sent, or were taken by the other node's
+        application (which the windows tell, long after they left here)."""
+        moved = hash((self.received, self.stream.send_window, self.stream.queued))
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        return now - self._moved_at

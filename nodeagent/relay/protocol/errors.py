@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class ErrorCode(IntEnum):
@@ -22,6 +23,12 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 0xB
     INADEQUATE_SECURITY = 0xC
     HTTP_1_1_REQUIRED = 0xD
+
+
+IDLE_TIMEOUT: Final = 0x6E6D_0001
+"""Ours beside those: a stream that carried nothing for longer than it may. To others an unknown code, which they take
+as any reset (RFC 9113, section 7).
+"""
 
 
 class TunnelError(Exception):

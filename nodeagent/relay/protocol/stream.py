@@ -113,7 +113,7 @@ class Stream:
         if self.remote_ended:
             self.connection.forget(self)
 
-    def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
+    def reset(self, code: int = ErrorCode.CANCEL) -> None:
         """Abort both directions; what waits is dropped. Without effect on a closed stream."""
         if self.closed:
             return

@@ -153,3 +153,17 @@ def test_help_is_there_by_both_names(verb: list[str], flag: str) -> None:
 
 def test_version_is_that_of_the_distribution() -> None:
     assert run("version").output.strip() == version("nodemesh")
+
+
+def test_the_switches_of_the_splice_are_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NODEMESH_NODE", "node-a")
+    monkeypatch.setenv("NODEMESH_RUN_DIR", str(tmp_path / "run"))
+    off, clear = tmp_path / "run" / "default.splice-off", tmp_path / "run" / "default.splice-clear"
+    for switch, there in (("off", {off}), ("clear", {off, clear}), ("on", {clear}), ("on", {clear})):
+        assert run("splice", switch).exit_code == 0
+        assert {path for path in (off, clear) if path.exists()} == there, switch
+    (tmp_path / "run").rename(tmp_path / "was")
+    (tmp_path / "run").write_text("a file")
+    result = run("splice", "clear")
+    assert result.exit_code == 1
+    assert "splice-clear" in result.output

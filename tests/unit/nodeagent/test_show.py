@@ -42,7 +42,11 @@ STATUS = {
         "cohabitants": [{"cgroup": "/c", "hook": "inet4_connect", "program_id": 9, "name": "calico"}],
         "counters": {"captured": 4},
     },
-    "splice": {"on": False, "why_not": "the self-test failed: eof: an end was lost"},
+    "splice": {
+        "on": False,
+        "why_not": "the self-test failed: eof: an end was lost",
+        "kept_out": {"workloads": [], "services": [], "stuck": {}, "more": 0},
+    },
 }
 
 
@@ -138,6 +142,28 @@ def test_workloads_without_any_say_where_to_look() -> None:
 def test_the_splice_says_that_it_is_on_or_why_not() -> None:
     assert "relayed in userspace: the self-test failed: eof: an end was lost" in status_text(STATUS)
     items = {"bulk": "pass", "multipath": "not available: no MPTCP"}
-    on = {"on": True, "why_not": "", "flows": 3, "self_test": {"seconds": 0.2, "items": items}}
+    on = {**STATUS["splice"], "on": True, "why_not": "", "flows": 3, "self_test": {"seconds": 0.2, "items": items}}
     text = status_text({**STATUS, "splice": on})
     assert "on, 3 flows known; self-test of 2 items in 0.2 s; not as expected: multipath" in text
+
+
+def test_whom_the_splice_does_not_carry_is_told() -> None:
+    kept = {"workloads": ["shop/a@1"], "services": ["shop/b@2"], "stuck": {"shop/c@3": "out splice"}, "more": 4}
+    splice = {"on": True, "flows": 0, "self_test": {"seconds": 0.2, "items": {}}, "kept_out": kept}
+    lines = [line.strip() for line in status_text({**STATUS, "splice": splice}).splitlines()]
+    told = [line.removeprefix("relayed: ") for line in lines if line.startswith("relayed: ")]
+    assert told == [
+        "workload shop/a: switched off by its label",
+        "service shop/b: switched off by its label",
+        "workload shop/c: a flow of it got stuck (out splice); 'nodeagent splice clear' gives it another try",
+        "and 4 more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("because", "via"),
+    [("", "splice"), ("a program blocks in recv()", "relay: a program blocks in recv()"), (None, "10.0.0.2:15008")],
+)
+def test_a_flow_says_whether_it_is_spliced_and_why_not(because: str | None, via: str) -> None:
+    text = flows_text({"flows": [{**FLOW, "relayed_because": because}], "tunnels": []})
+    assert via in [cell.strip() for cell in rows(text)[1]]

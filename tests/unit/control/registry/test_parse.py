@@ -11,7 +11,7 @@ from control.registry.model import Resource
 from control.registry.parse import parse
 from control.registry.services import Service
 from control.registry.workloads import Workload
-from tests.support.mesh import Object, node, peer, policy, resource, service, workload
+from tests.support.mesh import Object, mesh_config, node, peer, policy, resource, service, workload
 
 
 def faults(value: Any) -> list[tuple[str, str]]:
@@ -58,6 +58,12 @@ OPERATION = "spec.rules[0].to[0].operation"
         (resource("Node", "A", {"addresses": ["10.0.0.1"]}, None), "metadata.name", "lower-case"),
         (resource("Node", "a" * 64, {"addresses": ["10.0.0.1"]}, None), "metadata.name", "63"),
         (resource("Node", "status", {"addresses": ["10.0.0.1"]}, None), "metadata.name", "reserved"),
+        (mesh_config("other"), "metadata.name", "there is one MeshConfig; name it 'default'"),
+        (resource("MeshConfig", "default", {}, "shop"), "metadata.namespace", "has no namespace"),
+        (mesh_config(idleTimeout="soon"), "spec.idleTimeout", "write for example 90s, 15m, 1h or 7d, or off"),
+        (mesh_config(idleTimeout="366d"), "spec.idleTimeout", "more than 365d"),
+        (mesh_config(splice="off"), "spec.splice", "valid boolean"),
+        (mesh_config(spliced=False), "spec.spliced", "unknown field"),
         (resource("Node", "n", {"addresses": ["10.0.0.1"]}, "shop"), "metadata.namespace", "no namespace"),
         (resource("Node", "n", {"addresses": []}, None), "spec.addresses", "empty"),
         (resource("Node", "n", {"addresses": ["host"]}, None), "spec.addresses[0]", "not an IPv4 or IPv6"),

@@ -128,6 +128,31 @@ def test_service_addresses_are_unique_and_belong_to_nothing_else(registry: Regis
     assert refused(registry, workload("w", {}, addresses=["240.0.0.1"]))
 
 
+@pytest.mark.parametrize("make", [workload, service])
+@pytest.mark.parametrize(
+    ("label", "text", "words"),
+    [
+        ("nodemesh.io/splice", "no", "'no' is neither on nor off"),
+        ("nodemesh.io/idle-timeout", "soon", "'soon' is not a duration; write for example 90s"),
+        ("nodemesh.io/idle-timeout", "400d", "more than 365d; write off for never"),
+        ("nodemesh.io/idletimeout", "1h", "labels of nodemesh.io/ are: nodemesh.io/splice, nodemesh.io/idle-timeout"),
+    ],
+)
+def test_a_label_of_ours_means_something(registry: Registry, make: Any, label: str, text: str, words: str) -> None:
+    labelled = make()
+    labelled["metadata"]["labels"] = {"app": "web", label: text}
+    with pytest.raises(Invalid) as caught:
+        registry.apply([node(), labelled])
+    (fault,) = caught.value.faults
+    assert (fault.field, words in fault.message) == (f"metadata.labels.{label}", True), fault
+
+
+def test_labels_of_ours_that_mean_something_are_taken(registry: Registry) -> None:
+    labels = {"app": "web", "nodemesh.io/splice": "off", "nodemesh.io/idle-timeout": "1h", "other.io/x": "soon"}
+    registry.apply([node(), workload(labels=labels)])
+    assert registry.get("Workload", "shop", "web-0").labels == labels
+
+
 def test_a_node_in_use_is_not_deleted(registry: Registry) -> None:
     registry.apply([node(), workload()])
     with pytest.raises(Invalid, match="shop/web-0"):

@@ -12,6 +12,7 @@ from control.wire.discovery import (
     Action,
     AppProtocol,
     AuthorizationPolicy,
+    MeshSettings,
     MtlsMode,
     OperationMatch,
     PolicyRule,
@@ -21,7 +22,7 @@ from control.wire.discovery import (
     TrustBundle,
     Workload,
 )
-from tests.support.mesh import Object, make_registry, node, peer, policy, service, workload
+from tests.support.mesh import Object, make_registry, mesh_config, node, peer, policy, service, workload
 
 MESH = Mesh(trust_domain="mesh.internal", cluster="lab", roots=("PEM",))
 ROOT = "nodemesh-system"
@@ -228,3 +229,47 @@ def test_identities_are_those_of_the_node_only() -> None:
     assert identities_of(made, "node-a", "mesh.internal") == {"spiffe://mesh.internal/ns/shop/sa/web"}
     assert identities_of(made, "node-b", "mesh.internal") == {"spiffe://mesh.internal/ns/shop/sa/db"}
     assert identities_of(made, "node-c", "mesh.internal") == frozenset()
+
+
+def test_labels_say_what_becomes_of_live_flows() -> None:
+    quiet = {"app": "web", "nodemesh.io/splice": "off", "nodemesh.io/idle-timeout": "15m"}
+    made = told_workload(workload(labels=quiet))
+    assert (made.splice, made.idle_timeout) == (False, 900)
+    made = told_workload(workload(labels={"nodemesh.io/splice": "on", "nodemesh.io/idle-timeout": "off"}))
+    assert (made.splice, made.idle_timeout) == (True, 0)
+    made = told_workload(workload())
+    assert (made.splice, made.idle_timeout) == (True, None)
+    labelled = service()
+    labelled["metadata"]["labels"] = quiet
+    (told_service,) = told(Service, labelled)
+    assert (told_service.splice, told_service.idle_timeout) == (False, 900)
+
+
+def test_a_label_that_an_older_control_let_in_says_nothing() -> None:
+    stored = catalogue(workload())
+    (found,) = stored.workloads()
+    labels = {"nodemesh.io/splice": "no", "nodemesh.io/idle-timeout": "soon"}
+    changed = found.model_copy(update={"metadata": found.metadata.model_copy(update={"labels": labels})})
+    objects = project(stored.with_changes([changed]), MESH)
+    (made,) = (item for item in objects.values() if isinstance(item, Workload))
+    assert (made.splice, made.idle_timeout) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "splice", "seconds"),
+    [
+        ({}, True, 0),
+        ({"splice": False}, False, 0),
+        ({"idleTimeout": "1h"}, True, 3600),
+        ({"idleTimeout": False}, True, 0),
+        ({"idleTimeout": 0}, True, 0),
+    ],
+)
+def test_what_holds_in_the_whole_mesh(spec: Object, splice: bool, seconds: int) -> None:
+    (settings,) = told(MeshSettings, mesh_config(**spec))
+    assert (settings.splice, settings.idle_timeout, settings.domain) == (splice, seconds, "mesh.internal")
+
+
+def test_where_nothing_is_said_nothing_is_cut_and_flows_are_spliced() -> None:
+    (settings,) = told(MeshSettings)
+    assert (settings.splice, settings.idle_timeout) == (True, 0)

@@ -156,6 +156,24 @@ def sample(value: float) -> channel.Sample:
     return channel.Sample(name="x_total", labels={}, value=value)
 
 
+def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_later() -> None:
+    async def story(scene: Scene) -> None:
+        scene.hub.on_stuck = scene.hub.publish_exclusions
+        first, second = await scene.worker(0), await scene.worker(1)
+        for peer in (first, second):
+            await peer.hears(2)
+        await first.says(channel.SpliceStuck(workloads={"shop/go@1": "out splice"}))
+        told = channel.SpliceExclusions(workloads={"shop/go@1": "out splice"})
+        assert [await peer.hears(1) for peer in (first, second)] == [[told], [told]]
+        scene.hub.detach(first.link)
+        assert told in await (await scene.worker(2)).hears(3)
+        scene.hub.publish_exclusions({})
+        assert await second.hears(1) == [channel.SpliceExclusions(workloads={})]
+        assert [type(m).__name__ for m in await (await scene.worker(3)).hears(2)] == ["Start", "Enrolment"]
+
+    play(story)
+
+
 def test_metrics_are_collected_from_all_and_a_dead_worker_is_not_waited_for() -> None:
     async def story(scene: Scene) -> None:
         first, second = await scene.worker(0), await scene.worker(1)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from control.wire.discovery import MESH_UID, DiscoveryObject, MeshSettings
+from control.wire.watch import Change
 from nodeagent.loader.errors import BpfError
 from nodeagent.manager import splice
-from nodeagent.manager.splice import NodeSplice
+from nodeagent.manager.splice import MAX_EXCLUDED, MAX_LISTED, NodeSplice
 from nodeagent.splice import selftest
 from nodeagent.splice.controller import SpliceStatus
 from nodeagent.splice.selftest import Item, Result, SelfTest
+from nodeagent.state.view import NodeState
+from tests.support.objects import change, service, snapshot, workload
 
+NOBODY = {"workloads": [], "services": [], "stuck": {}, "more": 0}
 PASSED = SelfTest((Item("bulk", Result.PASS), Item("multipath", Result.ABSENT, "no MPTCP")), 0.4)
 FAILED = SelfTest((Item("bulk", Result.FAIL, "octets were lost"),), 0.4)
 
@@ -29,18 +35,21 @@ class FakeController:
         self.switches: list[bool] = []
         self.closed = False
         self._forbidden = ""
-        self._killed = False
+        self._killed = ""
+        self.fails = False
 
     def obey(self, result: SelfTest) -> None:
         self._forbidden = result.off
 
-    def switch(self, *, on: bool) -> None:
+    def switch(self, *, on: bool, why: str = "switched off") -> None:
+        if self.fails:
+            raise BpfError("cannot configure the splice", 1)
         self.switches.append(on)
-        self._killed = not on
+        self._killed = "" if on else why
 
     @property
     def reason(self) -> str:
-        return self._forbidden or ("switched off" if self._killed else "")
+        return self._forbidden or self._killed
 
     def sweep(self, gone: int | None = None) -> int:
         self.swept.append(gone)
@@ -78,9 +87,20 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kill_switch: Path) -
         controller = FakeController()
         monkeypatch.setattr(splice, "SpliceController", lambda *_: controller)
         monkeypatch.setattr(selftest, "run", lambda *_: found)
-        return NodeSplice.open(tmp_path, tmp_path, kill_switch), controller
+        return NodeSplice.open(tmp_path, tmp_path, kill_switch, kill_switch.with_suffix(".splice-clear")), controller
 
     return opening
+
+
+def mesh(**says: Any) -> MeshSettings:
+    return MeshSettings(uid=MESH_UID, domain="mesh.internal", **says)
+
+
+def told(*items: DiscoveryObject | Change) -> NodeState:
+    """What control said."""
+    state = NodeState()
+    state.apply(snapshot(*items))
+    return state
 
 
 def values(node: NodeSplice) -> dict[tuple[str, ...], float]:
@@ -96,6 +116,7 @@ def test_a_kernel_that_passes_is_used_and_told(opened: Open) -> None:
     assert document["self_test"] == {"seconds": 0.4, "items": {"bulk": "pass", "multipath": "not available: no MPTCP"}}
     assert values(node) == {
         ("nodemesh_splice_on",): 1,
+        ("nodemesh_splice_excluded_workloads",): 0,
         ("nodemesh_splice_queued_bytes",): 5,
         ("nodemesh_splice_total", "spliced"): 2,
         ("nodemesh_splice_total", "cap"): 0,
@@ -120,10 +141,11 @@ def test_a_kernel_that_lacks_something_does_not_stop_the_agent(
         raise BpfError("this kernel has no sock_recv_length", 2)
 
     monkeypatch.setattr(splice, "SpliceController", missing)
-    node = NodeSplice.open(tmp_path, tmp_path, kill_switch)
+    node = NodeSplice.open(tmp_path, tmp_path, kill_switch, tmp_path / "clear")
     assert "sock_recv_length" in node.reason
-    assert node.document() == {"on": False, "why_not": node.reason}
-    assert values(node) == {("nodemesh_splice_on",): 0}
+    assert node.document() == {"on": False, "why_not": node.reason, "kept_out": NOBODY}
+    assert values(node) == {("nodemesh_splice_on",): 0, ("nodemesh_splice_excluded_workloads",): 0}
+    node.applied(told(mesh(splice=False)), "node-a")
     node.workers([1])
     node.workers([])
     node.close()
@@ -142,7 +164,7 @@ def _unguarded(_: FakeController, _found: SelfTest) -> None:
 
 
 def test_off_says_why() -> None:
-    assert NodeSplice.off("no capture").document() == {"on": False, "why_not": "no capture"}
+    assert NodeSplice.off("no capture").document() == {"on": False, "why_not": "no capture", "kept_out": NOBODY}
 
 
 def test_flows_of_dead_workers_are_let_go_once(opened: Open) -> None:
@@ -189,6 +211,96 @@ def test_the_kill_switch_is_obeyed_while_it_runs(
     asyncio.run(story())
     assert controller.switches[-2:] == [False, True]
     assert set(controller.swept) == {None}, "it sweeps on its way"
+
+
+def test_the_mesh_switches_every_node(opened: Open, kill_switch: Path) -> None:
+    node, controller = opened(PASSED)
+    node.applied(told(mesh(splice=False)), "node-a")
+    assert node.reason == "switched off in the whole mesh (MeshConfig)"
+    assert node.possible, "workers prepare flows all the same, for when it is switched on"
+    node.applied(told(mesh(splice=False)), "node-a")
+    node.applied(told(mesh()), "node-a")
+    assert node.reason == ""
+    assert controller.switches == [True, False, True], "switched when it was turned, not at each batch"
+    kill_switch.touch()
+    node.applied(told(mesh()), "node-a")
+    assert node.reason == "switched off"
+    node.applied(told(change(mesh(), splice=3)), "node-a")
+    kill_switch.unlink()
+    node.applied(told(change(mesh(), splice=3)), "node-a")
+    assert node.reason == "the mesh's settings cannot be read"
+    node.applied(told(), "node-a")
+    assert node.reason == "", "an older control says nothing of it"
+
+
+def test_a_switch_that_the_kernel_refuses_is_tried_again(opened: Open) -> None:
+    node, controller = opened(PASSED)
+    controller.fails = True
+    node.applied(told(mesh(splice=False)), "node-a")
+    assert node.reason == ""
+    controller.fails = False
+    node.applied(told(mesh(splice=False)), "node-a")
+    assert "whole mesh" in node.reason
+
+
+def test_who_is_kept_out_is_told(opened: Open) -> None:
+    node, _ = opened(PASSED)
+    state = told(
+        workload("quiet", splice=False), workload("elsewhere", node="node-b", splice=False, addresses=("10.0.0.9",)),
+        workload("loud", addresses=("10.0.0.8",)), service(), service("db", addresses=("240.240.0.11",), splice=False),
+    )  # fmt: skip
+    node.applied(state, "node-a")
+    node.exclude({"shop/go@1": "out splice"})
+    kept = node.document()["kept_out"]
+    assert kept == {
+        "workloads": ["shop/quiet@1"], "services": ["shop/db"], "stuck": {"shop/go@1": "out splice"}, "more": 0,
+    }  # fmt: skip
+    node.exclude({f"shop/{number}@1": "out splice" for number in range(MAX_LISTED + 4)})
+    kept = node.document()["kept_out"]
+    assert (len(kept["stuck"]), kept["more"]) == (MAX_LISTED, 5)
+
+
+def test_exclusions_are_told_to_every_worker_and_bounded(opened: Open) -> None:
+    node, _ = opened(PASSED)
+    heard: list[dict[str, str]] = []
+    node.on_excluded = lambda workloads: heard.append(dict(workloads))
+    node.exclude({"shop/a@1": "x"})
+    node.exclude({"shop/b@1": "y"})
+    assert heard == [{"shop/a@1": "x"}, {"shop/a@1": "x", "shop/b@1": "y"}]
+    node.exclude({f"shop/{number}@1": "z" for number in range(MAX_EXCLUDED - 1)})
+    assert len(heard[-1]) == MAX_EXCLUDED
+    assert "shop/a@1" not in heard[-1] and "shop/b@1" in heard[-1], "the oldest goes"
+    assert values(node)["nodemesh_splice_excluded_workloads",] == MAX_EXCLUDED
+
+
+def test_clear_gives_them_another_try(opened: Open, kill_switch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "LOOK_SECONDS", 0.001)
+    node, _ = opened(PASSED)
+    cleared = asyncio.Event()
+    node.exclude({"shop/a@1": "x"})
+    node.on_excluded = lambda workloads: None if workloads else cleared.set()
+    switch = kill_switch.with_suffix(".splice-clear")
+    switch.touch()
+
+    async def story() -> None:
+        looking = asyncio.ensure_future(node.run())
+        async with asyncio.timeout(10):
+            await cleared.wait()
+        looking.cancel()
+
+    asyncio.run(story())
+    assert not switch.exists()
+    assert node.document()["kept_out"] == NOBODY
+
+
+def test_rows_of_flows_say_that_the_whole_node_is_off(opened: Open, kill_switch: Path) -> None:
+    rows = [{"relayed_because": None}, {"relayed_because": ""}, {"relayed_because": "a program blocks in recv()"}]
+    node, _ = opened(PASSED)
+    assert node.annotate({"flows": [dict(row) for row in rows]}) == {"flows": rows}
+    kill_switch.touch()
+    node.applied(told(), "node-a")
+    told_rows = node.annotate({"flows": [dict(row) for row in rows]})["flows"]
+    assert [row["relayed_because"] for row in told_rows] == [None, "switched off", "switched off"]
 
 
 def test_close_takes_the_programs_out(opened: Open) -> None:

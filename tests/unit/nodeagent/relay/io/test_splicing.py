@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from control.wire.address import SocketAddress
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.splicing import SPLICE_LABEL, Splicing
+from nodeagent.relay.io.splicing import Splicing
+from nodeagent.relay.status import flow_rows
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.telemetry.metrics import RECEIVED, SENT
 from tests.support.stories import Stage, eventually, reset, story
@@ -28,6 +29,10 @@ class FakeKernel:
         self.forgotten: list[int] = []
         self.bytes: dict[int, SplicedBytes] = {}
         self.broken: dict[int, str] = {}
+        self.failures: dict[str, int] = {}
+        self.withdrawn: list[int] = []
+        self.grows = 0
+        """Bytes that are redirected between two looks at a flow's counts, until it is withdrawn or forgotten."""
         self.waiting = 1_000_000
         self.refuses_flows = False
         self.refuses_dials = False
@@ -54,12 +59,23 @@ class FakeKernel:
         self.waiting -= 1
         return self.waiting >= 0
 
+    def withdraw(self, flow: int) -> None:
+        assert flow in self.bytes
+        self.calls.append("withdraw")
+        self.withdrawn.append(flow)
+
+    def relayed_because(self, flow: int) -> str:
+        return "the kernel says so"
+
     def forget(self, flow: int) -> None:
         self.forgotten.append(flow)
         self.bytes.pop(flow, None)
 
     def counters(self, flow: int) -> SplicedBytes | None:
-        return self.bytes.get(flow)
+        found = self.bytes.get(flow)
+        if found is not None and self.grows and flow not in self.withdrawn:
+            found = self.bytes[flow] = found._replace(sent=found.sent + self.grows)
+        return found
 
     def stuck(self, mine: set[int]) -> list[tuple[int, str]]:
         return [(flow, self.broken.pop(flow)) for flow in tuple(self.broken) if flow in mine]
@@ -76,7 +92,9 @@ def _connected(end: socket.socket) -> bool:
 def play(mesh: Stage) -> FakeKernel:
     """Node a gets a kernel that can splice."""
     kernel = FakeKernel()
-    mesh.a.services.splicing = Splicing(kernel, asyncio.get_running_loop())
+    splicing = Splicing(kernel, asyncio.get_running_loop(), mesh.a.tracker.settings)
+    mesh.a.tracker.when_switched = splicing.reconsider
+    mesh.a.services.splicing = splicing
     return kernel
 
 
@@ -198,33 +216,107 @@ async def test_it_is_forgotten_once_when_nobody_listens(mesh: Stage) -> None:
     assert kernel.forgotten == [101]
 
 
-@story
-async def test_the_label_on_the_destination_keeps_a_flow_out(mesh: Stage) -> None:
-    kernel = play(mesh)
-    mesh.update(replace(mesh.near, labels={SPLICE_LABEL: "off"}))
-    await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
-    assert kernel.calls == []
+def _turned_off(mesh: Stage) -> dict[str, object]:
+    return {
+        "service": replace(mesh.near_service, splice=False),
+        "destination": replace(mesh.near, splice=False),
+        "source": replace(mesh.client, splice=False),
+    }
+
+
+WHO = {"service": "service shop/near", "destination": "workload shop/near", "source": "workload shop/client"}
 
 
 @story
-async def test_the_label_on_the_source_keeps_a_flow_out(mesh: Stage) -> None:
+async def test_a_switch_that_is_off_keeps_new_flows_out(mesh: Stage) -> None:
     kernel = play(mesh)
-    mesh.update(replace(mesh.client, labels={SPLICE_LABEL: "off"}))
-    await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
-    assert kernel.calls == []
-
-
-@story
-async def test_another_value_of_the_label_does_not(mesh: Stage) -> None:
-    kernel = play(mesh)
-    mesh.update(replace(mesh.near, labels={SPLICE_LABEL: "on"}))
+    for who, changed in _turned_off(mesh).items():
+        mesh.update(changed)
+        client, server = await mesh.pair(mesh.VIP_NEAR)
+        await mesh.echo(client, server)
+        assert kernel.calls == [], who
+        ((row,), _) = flow_rows(mesh.a.tracker)
+        assert row["relayed_because"] == f"switched off by {WHO[who]}"
+        mesh.update(mesh.near_service, mesh.near, mesh.client)
+        await mesh.finish(client, server)
+        await eventually(lambda: not len(mesh.a.tracker))
     await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
     assert kernel.calls[0] == "prepare"
 
 
 @story
+async def test_a_live_flow_goes_back_to_relay_and_may_be_spliced_again(mesh: Stage) -> None:
+    kernel = play(mesh)
+    client, server = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.echo(client, server)
+    for who, changed in _turned_off(mesh).items():
+        kernel.waiting = 1  # the kernel has it after this offer
+        await mesh.echo(client, server)
+        kernel.calls.clear()
+        mesh.update(changed)
+        assert kernel.calls == ["withdraw"]
+        mesh.update(replace(mesh.client, labels={"other": "change"}) if who != "source" else mesh.near)
+        await mesh.echo(client, server)
+        assert kernel.calls == ["withdraw"], "it is neither withdrawn twice nor offered"
+        ((row,), _) = flow_rows(mesh.a.tracker)
+        assert row["relayed_because"] == f"switched off by {WHO[who]}"
+        kernel.waiting = 1_000_000
+        mesh.update(mesh.near_service, mesh.near, mesh.client)
+        assert kernel.calls == ["withdraw", "offer"]
+        ((row,), _) = flow_rows(mesh.a.tracker)
+        assert row["relayed_because"] == "the kernel says so"
+    await mesh.finish(client, server)
+
+
+@story
+async def test_a_workload_and_a_service_of_others_change_nothing(mesh: Stage) -> None:
+    kernel = play(mesh)
+    client, server = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.echo(client, server)
+    kernel.calls.clear()
+    mesh.update(replace(mesh.far, splice=False), replace(mesh.far_service, splice=False))
+    assert kernel.calls == []
+
+
+@story
+async def test_an_early_chunk_is_followed_by_an_offer(mesh: Stage) -> None:
+    """The client sends before the agent has dialled, and nothing else; then its server reads."""
+    kernel = play(mesh)
+    client = mesh.connect(mesh.VIP_NEAR)
+    await mesh.send(client, b"early")
+    await eventually(lambda: len(mesh.a.tracker) and next(iter(mesh.a.tracker.flows)).source.received)
+    server = await mesh.accept()
+    assert await mesh.read(server, 5) == b"early"
+    await eventually(lambda: kernel.calls.count("offer") >= 2, "once after the dial, once after the chunk")
+
+
+@story
+async def test_what_is_redirected_until_the_cut_is_recorded(mesh: Stage) -> None:
+    kernel = play(mesh)
+    client, server = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.echo(client, server)
+    kernel.grows = 1000
+    mesh.update(gone=(("workload", mesh.near.uid),))
+    await mesh.expect_reset(client)
+    for record in await mesh.records(mesh.a, 2):
+        assert record.bytes_sent == 4, "it was withdrawn before its bytes were counted for good"
+    assert kernel.withdrawn == [101]
+    assert kernel.forgotten == [101]
+
+
+@story
+async def test_an_orderly_end_asks_the_kernel_for_nothing_more(mesh: Stage) -> None:
+    kernel = play(mesh)
+    client, server = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.finish(client, server)
+    assert kernel.withdrawn == []
+
+
+@story
 async def test_a_stuck_flow_is_reset_and_its_workloads_are_relayed_from_then_on(mesh: Stage) -> None:
     kernel = play(mesh)
+    told: list[dict[str, str]] = []
+    splicing(mesh).on_stuck = told.append
     stuck, untouched = await mesh.pair(mesh.VIP_NEAR), await mesh.pair(mesh.VIP_NEAR)
     await mesh.echo(*stuck)
     await mesh.echo(*untouched)
@@ -235,11 +327,31 @@ async def test_a_stuck_flow_is_reset_and_its_workloads_are_relayed_from_then_on(
         assert (record.reason, record.detail) == (Reason.SPLICE_STUCK, "out splice")
     assert kernel.forgotten == [101]
     assert kernel.broken == {999: "of another worker"}
-    assert splicing(mesh).excluded == {mesh.client.uid: "out splice", mesh.near.uid: "out splice"}
+    assert told == [{mesh.client.uid: "out splice", mesh.near.uid: "out splice"}]
+    assert kernel.withdrawn == [101, 102], "the stuck one for its counts; the other goes back to relay"
     await mesh.echo(*untouched)
     asked = len(kernel.prepared)
     await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
     assert len(kernel.prepared) == asked
+    rows, _ = flow_rows(mesh.a.tracker)
+    assert {row["relayed_because"] for row in rows} == {"a flow of workload shop/client got stuck (out splice)"}
+
+
+@story
+async def test_what_the_manager_excludes_is_relayed_until_it_is_cleared(mesh: Stage) -> None:
+    """A flow got stuck in another worker, or in one that is gone."""
+    kernel = play(mesh)
+    client, server = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.echo(client, server)
+    splicing(mesh).exclude({mesh.near.uid: "out splice"})
+    assert kernel.withdrawn == [101]
+    await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
+    assert len(kernel.prepared) == 1
+    kernel.calls.clear()
+    splicing(mesh).exclude({})
+    assert kernel.calls == ["offer"]
+    await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
+    assert len(kernel.prepared) == 2
 
 
 @story

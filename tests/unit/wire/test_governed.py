@@ -1,0 +1,31 @@
+"""What operators write about live flows."""
+
+from __future__ import annotations
+
+import pytest
+
+from control.wire.governed import MAX_IDLE_TIMEOUT, idle_timeout, splice_switch
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604_800), ("365d", MAX_IDLE_TIMEOUT), ("off", 0), ("0", 0),
+     ("0s", 0), ("0h", 0)],
+)  # fmt: skip
+def test_durations(text: str, seconds: int) -> None:
+    assert idle_timeout(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "1", "-1s", "1.5h", "1 h", "h", "1w", "OFF", "366d", "9999999999s", "1h30m", "1h\n", "\u0661s"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="write"):
+        idle_timeout(text)
+
+
+def test_switches() -> None:
+    assert splice_switch("on") and not splice_switch("off")
+    for text in ("", "yes", "Off", "false"):
+        with pytest.raises(ValueError, match="neither on nor off"):
+            splice_switch(text)
