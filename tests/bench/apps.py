@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench.compiled import bulk_program
 from tests.bench.processes import Place, Process, running, wait_listening
 from tests.bench.systems.base import App
 
@@ -54,6 +55,8 @@ def _command(app: App, scratch: Path) -> list[str]:
         case App.ECHO:
             return echo_command("serve", str(app.value))
         case App.BULK:
+            return [str(bulk_program()), "serve", str(app.value)]
+        case App.IPERF3:
             return ["iperf3", "-s", "-p", str(app.value)]
 
 

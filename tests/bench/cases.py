@@ -15,9 +15,11 @@ from pathlib import Path
 
 from tests.bench import outputs
 from tests.bench.apps import BODY_OCTETS, echo_command
-from tests.bench.figures import RunError, Sample
+from tests.bench.compiled import bulk_program
+from tests.bench.figures import PROXY_METRICS, RunError, Sample
+from tests.bench.outputs import Transfer
 from tests.bench.processes import LOG_TAIL, output_of
-from tests.bench.systems.base import App, Deployment, Entry
+from tests.bench.systems.base import App, Deployment, Entry, System
 from tests.bench.usage import Cost, measured, settled_pss_kib
 
 WRK_SCRIPT = Path(__file__).parent / "clients" / "wrk.lua"
@@ -30,10 +32,15 @@ MAX_CONNECTIONS_MADE = 20_000_000
 """And in all: ab reserves memory for each."""
 HOLD_S_PER_CONNECTION = 0.05
 """Time allowed for opening idle connections."""
-HOLD_RATE_PER_S = 800
-"""How many of them a slow system opens in a second: for the estimate of the time a run takes."""
+HOLD_RATE_PER_S = 330
+"""How many of them each of five systems opens in a second: for the estimate of the time a run takes."""
 SETTLE_ALLOWANCE_S = 2
 WARM_UP_S = 1
+
+OPERATIONS = frozenset({"rps", "p50_us", "p99_us", "cpu_us_per_op", "cpu_all_us_per_op", "softirq_us_per_op"})
+"""The metrics of requests, messages or connections."""
+VOLUME = frozenset({"gbit_s", "cpu_s_per_gb", "cpu_all_s_per_gb", "softirq_s_per_gb"})
+MEMORY = frozenset({"kib_per_connection"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +63,27 @@ class Case:
     app: App
     run: Callable[[Deployment, Settings, int], Sample]
     fresh: bool = False
-    """Deploys the system anew for every run, because the run changes it (memory once taken is not given back)."""
-    needs_proxies: bool = False
-    """Measures nothing but the proxies."""
+    """Deploys the systems anew for every run, because the run changes them (memory once taken is not given back), and
+    runs all of them at the same time: for figures that do not depend on how busy the machine is."""
+    metrics: frozenset[str]
+    """What a run gives; of a system without proxies all but `PROXY_METRICS`."""
     more_apps: frozenset[App] = frozenset()
     """Server programs besides `app`."""
     lasts: Callable[[Settings], int] = lambda settings: settings.seconds
     """The `seconds` of a run; of a fresh case, about what it takes."""
 
+    def wants(self, system: System) -> bool:
+        """Whether the system has anything that this case measures."""
+        return bool(self.gives(has_proxies=system.has_proxies))
+
     @property
     def apps(self) -> frozenset[App]:
         """Every server program that it needs."""
         return self.more_apps | {self.app}
+
+    def gives(self, *, has_proxies: bool) -> frozenset[str]:
+        """Every metric of a system with or without proxies; empty: such a system takes no part."""
+        return self.metrics if has_proxies else self.metrics - PROXY_METRICS
 
 
 def per_operation(deployment: Deployment, count: int, cost: Cost) -> dict[str, float]:
@@ -98,6 +114,11 @@ def ab_command(entry: Entry, concurrency: int, seconds: int, served: Path, *more
     most = min(MAX_PER_S * seconds, MAX_CONNECTIONS_MADE)
     options = ["-t", str(seconds), "-n", str(most), "-c", str(concurrency), "-e", str(served), *more]
     return ["ab", "-q", *options, f"http://{entry.host}:{entry.port}/"]
+
+
+def bulk_command(entry: Entry, streams: int, seconds: int) -> list[str]:
+    """As many bytes as go through, from an event loop to an event loop."""
+    return [str(bulk_program()), "send", entry.host, str(entry.port), str(streams), str(seconds)]
 
 
 def iperf3_command(entry: Entry, streams: int, seconds: int) -> list[str]:
@@ -133,12 +154,14 @@ def _echo(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
     return _sample(deployment, outputs.echo(text), cost)
 
 
-def _bulk(streams: int) -> Callable[[Deployment, Settings, int], Sample]:
+def _bulk(
+    app: App, streams: int, command: Callable[[Entry, int, int], list[str]], read: Callable[[str, int], Transfer]
+) -> Callable[[Deployment, Settings, int], Sample]:
     def run(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
-        command = iperf3_command(deployment.entries[App.BULK], streams, seconds)
+        argv = command(deployment.entries[app], streams, seconds)
         with measured(deployment) as cost:
-            text = output_of(deployment.client, command, seconds + FINISH_S)
-        transfer = outputs.iperf3(text, streams)
+            text = output_of(deployment.client, argv, seconds + FINISH_S)
+        transfer = read(text, streams)
         gigabytes = transfer.octets / 1e9
         sample = {
             "gbit_s": gigabytes * 8 / transfer.seconds,
@@ -193,13 +216,30 @@ def _idle_lasts(settings: Settings) -> int:
     return WARM_UP_S + SETTLE_ALLOWANCE_S + math.ceil(settings.idle_connections / HOLD_RATE_PER_S)
 
 
+def _shorter(settings: Settings) -> int:
+    """Of cases whose runs differ little: one second less."""
+    return max(1, settings.seconds - 1)
+
+
 SINGLE = (
-    Case(name="http-keepalive-16", app=App.HTTP, run=_keepalive(16)),
-    Case(name="http-keepalive-64", app=App.HTTP, run=_keepalive(64)),
-    Case(name="echo-rtt", app=App.ECHO, run=_echo),
-    Case(name="bulk", app=App.BULK, run=_bulk(1)),
-    Case(name="bulk-8", app=App.BULK, run=_bulk(8)),
-    Case(name="new-connections", app=App.HTTP, run=_new_connections),
-    Case(name="idle-memory", app=App.ECHO, run=_idle_memory, fresh=True, needs_proxies=True, lasts=_idle_lasts),
+    Case(name="http-keepalive-16", app=App.HTTP, metrics=OPERATIONS, run=_keepalive(16)),
+    Case(name="http-keepalive-64", app=App.HTTP, metrics=OPERATIONS, run=_keepalive(64)),
+    Case(name="echo-rtt", app=App.ECHO, metrics=OPERATIONS, run=_echo, lasts=_shorter),
+    *(
+        Case(
+            name=f"bulk{suffix}",
+            app=app,
+            metrics=VOLUME,
+            run=_bulk(app, streams, command, read),
+            lasts=_shorter,
+        )
+        for suffix, app, streams, command, read in (
+            ("", App.BULK, 1, bulk_command, outputs.bulk),
+            ("-8", App.BULK, 8, bulk_command, outputs.bulk),
+            ("-iperf3", App.IPERF3, 1, iperf3_command, outputs.iperf3),
+        )
+    ),
+    Case(name="new-connections", app=App.HTTP, metrics=OPERATIONS, run=_new_connections),
+    Case(name="idle-memory", app=App.ECHO, metrics=MEMORY, run=_idle_memory, fresh=True, lasts=_idle_lasts),
 )
 """The cases of one kind of traffic each."""

@@ -9,26 +9,28 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from tests.bench.cases import Settings
 from tests.bench.catalogue import CASES
+from tests.bench.compiled import bulk_program
 from tests.bench.figures import RunError, Topology
 from tests.bench.guard import guarded
 from tests.bench.machine import describe
 from tests.bench.picture import svg
 from tests.bench.report import document, markdown, problems
 from tests.bench.rounds import Results, Rounds
-from tests.bench.schedule import sentence
+from tests.bench.schedule import Progress, planned_s, sentence, span
 from tests.bench.sites import scratch, sweep
 from tests.bench.systems.registry import SYSTEMS
 
 DEFAULT_RUNS = 5
-DEFAULT_SECONDS = 4
+DEFAULT_SECONDS = 3
 DEFAULT_IDLE_CONNECTIONS = 5000
-DEFAULT_SOAK_SECONDS = 10
+DEFAULT_SOAK_SECONDS = 4
 MAX_RUNS, MAX_SECONDS, MAX_IDLE_CONNECTIONS, MAX_SOAK_SECONDS = 100, 300, 5000, 3600
 
 PROGRAMS: Mapping[str, str] = {
@@ -40,6 +42,7 @@ PROGRAMS: Mapping[str, str] = {
     "ab": "apache2-utils",
     "iperf3": "iperf3",
     "haproxy": "haproxy",
+    "clang": "clang",
 }
 """What the benchmark runs, and the Debian package that holds it."""
 
@@ -113,6 +116,7 @@ def _needs() -> None:
         raise RunError(
             f"not installed: {', '.join(missing)}; apt-get install {' '.join(sorted(set(missing.values())))}"
         )
+    bulk_program()
 
 
 def _write(output: Path, machine: Mapping[str, object], results: Results) -> str:
@@ -161,11 +165,14 @@ def _bench(options: argparse.Namespace, directory: Path) -> int:
     _say(f"bench: {sentence(topologies, cases, systems, settings)}")
     machine = describe(systems, settings)
     results = Results()
-    rounds = Rounds(systems, settings, results, _say)
+    progress = Progress(planned_s(topologies, cases, systems, settings), time.monotonic)
+    rounds = Rounds(systems, settings, results, progress, _say)
     for topology in topologies:
         rounds.run(topology, cases)
     table = _write(options.output, machine, results)
-    _say(f"\n{table}\nwritten: bench.json, bench.md and bench.svg in {options.output}")
+    _say(
+        f"\n{table}\nwritten: bench.json, bench.md and bench.svg in {options.output}, after {span(progress.spent_s())}"
+    )
     for failure in results.failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if results.failures else 0

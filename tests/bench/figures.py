@@ -37,6 +37,9 @@ UNITS: Mapping[str, str] = {
 - `softirq_…`: of the whole machine in softirq, most of it a part of `cpu_all_…` (`usage.Cost.softirq_s`).
 """
 
+PROXY_METRICS = frozenset({"cpu_us_per_op", "cpu_s_per_gb", "kib_per_connection"})
+"""Of the proxies alone: a system without any has none of these."""
+
 HIGHER_IS_BETTER = frozenset({"rps", "gbit_s"})
 
 Sample = Mapping[str, float]

@@ -25,13 +25,14 @@ def missing(document: dict[str, object]) -> list[str]:
         return found
     rows = document["rows"]
     assert isinstance(rows, list)
-    there = {(row["topology"], row["case"], row["system"]) for row in rows}
+    there = {(row["topology"], row["case"], row["system"], row["metric"]) for row in rows}
     found = [
-        f"no figure of {system} in {topology} {case}"
+        f"no {metric} of {system} in {topology} {case}"
         for topology in Topology
         for case in CASES
         for system in SYSTEMS
-        if (SYSTEMS[system].has_proxies or not CASES[case].needs_proxies) and (topology, case, system) not in there
+        for metric in sorted(CASES[case].gives(has_proxies=SYSTEMS[system].has_proxies))
+        if (topology, case, system, metric) not in there
     ]
     few = sorted({row["case"] for row in rows if row["runs"] < MIN_RUNS})
     return found + [f"fewer than {MIN_RUNS} runs of {case}" for case in few]

@@ -130,6 +130,17 @@ def echo(text: str) -> Operations:
     return _sound(Operations(int(count), seconds, p50, p99), "echo client")
 
 
+def bulk(text: str, streams: int) -> Transfer:
+    """The report of clients/bulk.c `send`. Every stream must have carried bytes."""
+    report = _json(text, "bulk client")
+    if "error" in report:
+        raise RunError(f"bulk client: {report['error']}")
+    carried, seconds = report.get("streams"), _number(report.get("seconds"), "bulk client", "seconds")
+    if not isinstance(carried, list) or len(carried) != streams or not all(carried) or seconds <= 0:
+        raise RunError(f"bulk client: {streams} streams expected, bytes {carried} in {seconds:.2f} s")
+    return Transfer(octets=int(sum(_number(octets, "bulk client", "streams") for octets in carried)), seconds=seconds)
+
+
 def iperf3(text: str, streams: int) -> Transfer:
     """The JSON report of an iperf3 client. Every stream must have carried bytes."""
     report = _json(text, "iperf3")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from tests.bench.figures import HIGHER_IS_BETTER, UNITS, Row, Topology
+from tests.bench.verdicts import Verdict, judge, summary
 
 BASELINES = ("direct", "envoy", "envoy-hbone", "haproxy")
 """The systems that the table gives ratios to, where they ran."""
@@ -74,7 +75,8 @@ def _row_problems(row: object) -> list[str]:
 
 
 def markdown(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
-    """The table of bench.md: one section per topology and case, ratios of every median to the baselines' medians."""
+    """The table of bench.md: one section per topology and case, ratios of every median to the baselines' medians,
+    and at the end the targets with what was measured."""
     lines = ["# Benchmark", ""]
     lines += [f"- {key}: {_flat(value)}" for key, value in machine.items()]
     lines += [
@@ -88,6 +90,8 @@ def markdown(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
         for case in dict.fromkeys(row.case for row in rows if row.topology == topology):
             section = [row for row in rows if row.topology == topology and row.case == case]
             lines += ["", f"## {topology}: {case}", "", *_table(section)]
+    if verdicts := judge(rows):
+        lines += ["", "## Must show", "", f"{summary(verdicts)}.", "", *_verdict_table(verdicts)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,6 +118,29 @@ def _table(section: Sequence[Row]) -> list[str]:
                     *(_ratio(row, of_metric.get(name)) for name in BASELINES),
                 ]
             )
+    return _ruled(header, body)
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
+    body = [
+        [
+            "yes" if verdict.met else "**no**",
+            verdict.target.topology.value,
+            verdict.target.case,
+            f"{verdict.target.metric} ({UNITS[verdict.target.metric]})",
+            verdict.target.text,
+            f"{verdict.measured:.2f}",
+            _figure(verdict.ours),
+            ABSENT if verdict.baseline is None else _figure(verdict.baseline),
+        ]
+        for verdict in verdicts
+    ]
+    header = ["met", "topology", "case", "metric", "target", "measured", "nodemesh", "baseline"]
+    return _ruled(header, body)
+
+
+def _ruled(header: list[str], body: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, its columns aligned."""
     widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
     ruled = [header, ["-" * width for width in widths], *body]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in ruled)

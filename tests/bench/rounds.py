@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tests.bench.apps import serving
 from tests.bench.cases import WARM_UP_S, Case, Settings
 from tests.bench.figures import Row, RunError, Sample, Topology, summarise
+from tests.bench.fleet import fleet
 from tests.bench.processes import tail
-from tests.bench.sites import scratch
-from tests.bench.systems.base import App, Deployment, System
+from tests.bench.schedule import Progress, run_s, start_s
+from tests.bench.systems.base import Deployment, System
 
 
 @dataclass(slots=True)
@@ -29,6 +29,7 @@ class Rounds:
     systems: Sequence[System]
     settings: Settings
     results: Results
+    progress: Progress
     say: Callable[[str], None]
     """Told what happens, a line at a time."""
 
@@ -36,70 +37,75 @@ class Rounds:
         """All cases of one topology. Systems stay up from case to case, except where a case wants them fresh."""
         steady = [case for case in cases if not case.fresh]
         if steady:
-            with contextlib.ExitStack() as stack:
-                deployments = self._deploy_all(stack, topology, {app for case in steady for app in case.apps})
+            self._say(f"{topology}: starting {', '.join(system.name for system in self.systems)}")
+            with fleet(topology, self.systems, {app for case in steady for app in case.apps}) as up:
+                self._started(str(topology), self.systems, up.failures)
                 for case in steady:
-                    self._case(topology, case, deployments)
+                    self._case(topology, case, up.deployments)
         for case in cases:
             if case.fresh:
                 self._fresh_case(topology, case)
 
-    def _deploy_all(
-        self,
-        stack: contextlib.ExitStack,
-        topology: Topology,
-        apps: Set[App],
-    ) -> dict[str, Deployment]:
-        deployments = {}
-        for system in self.systems:
-            self.say(f"{topology}: starting {system.name}")
-            try:
-                deployments[system.name] = stack.enter_context(self._deployed(system, topology, apps))
-            except RunError as failure:
-                self._failed(f"{topology}: {system.name} does not start: {failure}")
-        return deployments
-
-    @contextlib.contextmanager
-    def _deployed(self, system: System, topology: Topology, apps: Set[App]) -> Iterator[Deployment]:
-        """The system with its server programs. Their files go last."""
-        with contextlib.ExitStack() as stack:
-            directory = stack.enter_context(scratch())
-            deployment = stack.enter_context(system.deploy(topology, directory))
-            for app in sorted(apps, key=lambda app: app.value):
-                stack.enter_context(serving(app, deployment.server, directory))
-            yield deployment
-
     def _case(self, topology: Topology, case: Case, deployments: dict[str, Deployment]) -> None:
         samples: dict[str, list[Sample]] = {}
+        wanted = {system.name for system in self.systems if case.wants(system)}
         for name, deployment in deployments.items():
-            if case.needs_proxies and not deployment.proxies:
+            if name not in wanted:
                 continue
-            if self._attempt(f"{topology} {case.name} {name} (warm-up)", case, deployment, WARM_UP_S) is not None:
+            where = f"{topology} {case.name} {name} (warm-up)"
+            if self._attempt(where, case, deployment, WARM_UP_S) is not None:
                 samples[name] = []
+            self.progress.done(run_s(WARM_UP_S))
         for number in range(1, self.settings.runs + 1):
-            for name in list(samples):
-                where = f"{topology} {case.name} {name} (run {number}/{self.settings.runs})"
-                sample = self._attempt(where, case, deployments[name], case.lasts(self.settings))
-                self._collect(samples, name, sample, where)
+            self._round(topology, case, number, deployments, samples)
         self._summarise(topology, case, samples)
 
     def _fresh_case(self, topology: Topology, case: Case) -> None:
-        samples: dict[str, list[Sample]] = {
-            system.name: [] for system in self.systems if system.has_proxies or not case.needs_proxies
-        }
-        by_name = {system.name: system for system in self.systems}
+        systems = [system for system in self.systems if case.wants(system)]
+        samples: dict[str, list[Sample]] = {system.name: [] for system in systems}
         for number in range(1, self.settings.runs + 1):
-            for name in list(samples):
-                where = f"{topology} {case.name} {name} (run {number}/{self.settings.runs})"
-                sample = None
-                try:
-                    with self._deployed(by_name[name], topology, case.apps) as deployment:
-                        sample = self._attempt(where, case, deployment, case.lasts(self.settings))
-                except RunError as failure:
-                    self._failed(f"{where}: {failure}")
-                    sample = None
-                self._collect(samples, name, sample, where)
+            left = [system for system in systems if system.name in samples]
+            # A signal takes the fleet down first, which ends the runs: nobody waits for them.
+            with ThreadPoolExecutor(max(1, len(left))) as pool, fleet(topology, left, case.apps) as up:
+                where = f"{topology} {case.name} (run {number}/{self.settings.runs})"
+                self._started(where, left, up.failures)
+                samples = {name: found for name, found in samples.items() if name in up.deployments}
+                self._together(pool, topology, case, number, up.deployments, samples)
         self._summarise(topology, case, samples)
+
+    def _together(
+        self,
+        pool: ThreadPoolExecutor,
+        topology: Topology,
+        case: Case,
+        number: int,
+        deployments: dict[str, Deployment],
+        samples: dict[str, list[Sample]],
+    ) -> None:
+        """One run of each system that is still in, all at the same time."""
+        seconds = case.lasts(self.settings)
+        where = {name: f"{topology} {case.name} {name} (run {number}/{self.settings.runs})" for name in samples}
+        running = {name: pool.submit(self._attempt, where[name], case, deployments[name], seconds) for name in samples}
+        for name, future in running.items():
+            sample = future.result()
+            self.progress.done(run_s(seconds) / len(running))
+            self._collect(samples, name, sample, where[name])
+
+    def _round(
+        self,
+        topology: Topology,
+        case: Case,
+        number: int,
+        deployments: dict[str, Deployment],
+        samples: dict[str, list[Sample]],
+    ) -> None:
+        """One run of each system that is still in."""
+        seconds = case.lasts(self.settings)
+        for name in list(samples):
+            where = f"{topology} {case.name} {name} (run {number}/{self.settings.runs})"
+            sample = self._attempt(where, case, deployments[name], seconds)
+            self.progress.done(run_s(seconds))
+            self._collect(samples, name, sample, where)
 
     def _attempt(self, where: str, case: Case, deployment: Deployment, seconds: int) -> Sample | None:
         try:
@@ -117,7 +123,12 @@ class Rounds:
         samples[name].append(sample)
         if errors := sample.get("errors"):
             self._failed(f"{where}: {errors:.0f} errors, there must be none")
-        self.say(f"{where}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in sample.items()))
+        self._say(f"{where}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in sample.items()))
+
+    def _started(self, where: str, systems: Sequence[System], failures: Sequence[str]) -> None:
+        self.progress.done(start_s(systems))
+        for failure in failures:
+            self._failed(f"{where}: {failure}")
 
     def _summarise(self, topology: Topology, case: Case, samples: dict[str, list[Sample]]) -> None:
         for name, of_system in samples.items():
@@ -125,4 +136,7 @@ class Rounds:
 
     def _failed(self, line: str) -> None:
         self.results.failures.append(line)
-        self.say(f"FAILED {line}")
+        self._say(f"FAILED {line}")
+
+    def _say(self, line: str) -> None:
+        self.say(f"[{self.progress.text()}] {line}")

@@ -9,7 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.bench import outputs
 from tests.bench.apps import BODY_OCTETS
-from tests.bench.cases import FINISH_S, Case, Settings, ab_command, iperf3_command, per_operation, wrk_command
+from tests.bench.cases import (
+    FINISH_S,
+    OPERATIONS,
+    Case,
+    Settings,
+    ab_command,
+    iperf3_command,
+    per_operation,
+    wrk_command,
+)
 from tests.bench.figures import Sample
 from tests.bench.processes import output_of
 from tests.bench.systems.base import App, Deployment
@@ -24,7 +33,7 @@ BULK_RATE = "200M"
 
 def _soak(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
     """Requests (of both kinds) a second, with the CPU of everything, bulk included, shared out on them."""
-    http, bulk = deployment.entries[App.HTTP], deployment.entries[App.BULK]
+    http, bulk = deployment.entries[App.HTTP], deployment.entries[App.IPERF3]
     served = settings.scratch / "soak.csv"
     served.unlink(missing_ok=True)
     commands = (
@@ -51,7 +60,8 @@ def _soak(deployment: Deployment, settings: Settings, seconds: int) -> Sample:
 SOAK = Case(
     name="soak",
     app=App.HTTP,
-    more_apps=frozenset({App.BULK}),
+    metrics=OPERATIONS | {"gbit_s", "errors"},
+    more_apps=frozenset({App.IPERF3}),
     run=_soak,
     lasts=lambda settings: settings.soak_seconds,
 )

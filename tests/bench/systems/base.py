@@ -19,6 +19,7 @@ class App(Enum):
     HTTP = 8080
     ECHO = 8081
     BULK = 8082
+    IPERF3 = 8083
 
 
 @dataclass(frozen=True, slots=True)

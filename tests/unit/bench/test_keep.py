@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.catalogue import CASES
-from tests.bench.figures import Row, Topology
+from tests.bench.figures import UNITS, Row, Topology
 from tests.bench.keep import FILES, main, missing
 from tests.bench.report import document
 from tests.bench.systems.registry import SYSTEMS
@@ -18,8 +18,8 @@ def _whole(*, runs: int = 5) -> list[Row]:
             topology=topology.value,
             case=case.name,
             system=system.name,
-            metric="kib_per_connection",
-            unit="KiB",
+            metric=metric,
+            unit=UNITS[metric],
             median=1.0,
             min=1.0,
             max=1.0,
@@ -28,7 +28,7 @@ def _whole(*, runs: int = 5) -> list[Row]:
         for topology in Topology
         for case in CASES.values()
         for system in SYSTEMS.values()
-        if system.has_proxies or not case.needs_proxies
+        for metric in case.gives(has_proxies=system.has_proxies)
     ]
 
 
@@ -37,8 +37,9 @@ def test_a_whole_run_is_whole() -> None:
 
 
 def test_what_a_run_left_out_is_named() -> None:
-    rows = [row for row in _whole() if (row.topology, row.case, row.system) != ("same-node", "bulk", "envoy")]
-    assert missing(document({}, rows)) == ["no figure of envoy in same-node bulk"]
+    left_out = ("same-node", "bulk", "envoy", "cpu_s_per_gb")
+    rows = [row for row in _whole() if (row.topology, row.case, row.system, row.metric) != left_out]
+    assert missing(document({}, rows)) == ["no cpu_s_per_gb of envoy in same-node bulk"]
     assert missing(document({}, _whole(runs=4)))[0].startswith("fewer than 5 runs of ")
     assert missing({"rows": []}) == ["the document must be an object with exactly the keys machine and rows"]
 

@@ -147,3 +147,25 @@ def test_iperf3_report_counts_what_the_receiver_got() -> None:
 def test_an_unsound_iperf3_run_is_none(text: str, streams: int, message: str) -> None:
     with pytest.raises(RunError, match=message):
         outputs.iperf3(text, streams)
+
+
+def test_bulk_report_counts_all_streams() -> None:
+    text = json.dumps({"seconds": 2.0, "streams": [10**9, 2 * 10**9]})
+    assert outputs.bulk(text, 2) == outputs.Transfer(octets=3 * 10**9, seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"error": "connect: Connection refused"}, "bulk client: connect: Connection refused"),
+        ({"seconds": 2.0, "streams": [1]}, "2 streams expected"),
+        ({"seconds": 2.0, "streams": [1, 0]}, "2 streams expected"),
+        ({"seconds": 0.0, "streams": [1, 1]}, "2 streams expected"),
+        ({"seconds": 2.0}, "2 streams expected"),
+        ({"seconds": 2.0, "streams": [1, "x"]}, "streams is no number"),
+        ({"streams": [1, 1]}, "seconds is no number"),
+    ],
+)
+def test_an_unsound_bulk_run_is_none(report: dict[str, object], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        outputs.bulk(json.dumps(report), 2)

@@ -90,7 +90,8 @@ def test_a_figure_given_twice_is_named() -> None:
 
 
 def _cells(table: str, metric: str, system: str) -> list[str]:
-    (line,) = [line for line in table.splitlines() if line.startswith(f"| {metric} ") and f"| {system} " in line]
+    lines = table.partition("## Must show")[0].splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {metric} ") and f"| {system} " in line]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -124,4 +125,23 @@ def test_every_case_has_a_section_of_its_own() -> None:
     assert [line for line in table.splitlines() if line.startswith("## ")] == [
         "## cross-node: http-keepalive-16",
         "## cross-node: echo-rtt",
+        "## Must show",
     ]
+
+
+def test_the_targets_come_last_with_what_was_measured() -> None:
+    table = markdown(MACHINE, ROWS)
+    last = table[table.index("## Must show") :]
+    assert "1 of 1 met; " in last
+    (line,) = [line for line in last.splitlines() if line.startswith("| yes ")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "yes",
+        "cross-node",
+        "http-keepalive-16",
+        "cpu_us_per_op (us)",
+        "<= 0.7 x envoy",
+        "0.50",
+        "40.0",
+        "80.0",
+    ]
+    assert "Must show" not in markdown(MACHINE, [row for row in ROWS if row.system != "nodemesh"])
