@@ -1,70 +1,103 @@
 """build/bench.svg: how many times better or worse nodemesh is than each other system, case by case. Pure: rows in.
 
-A mark at 2 says: twice as good (twice the throughput, half the time, half the CPU). Where nodemesh gave no figure
-there is nothing to draw. Light and dark follow the reader's setting; a viewer that knows none shows light.
+A table whose cells are coloured by the ratio that they hold: blue where nodemesh is better, orange where it is worse,
+the more the stronger; a check or a cross where there is a target (`verdicts`). Light and dark follow the reader's
+setting; a viewer that knows none shows light.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from tests.bench.figures import HIGHER_IS_BETTER, Row, Topology
+from tests.bench.verdicts import OURS, judge
 
-OURS = "nodemesh"
 OTHERS: Mapping[str, str] = {
     "direct": "no mesh",
     "envoy": "Envoy",
-    "envoy-hbone": "Envoy, HTTP/2 CONNECT",
+    "envoy-hbone": "Envoy h2",
     "haproxy": "HAProxy",
 }
-"""The systems that nodemesh is compared with, by the name that the legend gives them."""
+"""The systems that nodemesh is compared with, by the name that their columns have."""
 
 METRICS: Mapping[str, str] = {
-    "rps": "operations/s",
+    "rps": "operations a second",
     "p50_us": "latency, median",
     "p99_us": "latency, 99 %",
     "gbit_s": "throughput",
-    "cpu_us_per_op": "CPU, proxies",
-    "cpu_all_us_per_op": "CPU, all parties",
-    "cpu_s_per_gb": "CPU, proxies",
-    "cpu_all_s_per_gb": "CPU, all parties",
-    "kib_per_connection": "memory, proxies",
+    "cpu_us_per_op": "CPU of the proxies",
+    "cpu_all_us_per_op": "CPU of all parties",
+    "cpu_s_per_gb": "CPU of the proxies",
+    "cpu_all_s_per_gb": "CPU of all parties",
+    "kib_per_connection": "memory of the proxies",
 }
 """What is drawn, in this order."""
-LEFT_OUT = {("echo-rtt", "rps"), ("soak", "gbit_s")}
-"""The rate of one connection is its latency once more; the soak's bulk goes at a set rate."""
+CASES: Mapping[str, str] = {
+    "http-keepalive-16": "requests on 16 connections",
+    "http-keepalive-64": "requests on 64 connections",
+    "echo-rtt": "100 bytes there and back",
+    "bulk": "event loops, one stream",
+    "bulk-8": "event loops, eight streams",
+    "bulk-iperf3": "a receiver that blocks, one stream",
+    "new-connections": "one for each request",
+    "idle-memory": "a connection that is open and idle",
+    "soak": "requests, bulk and new connections at once",
+}
+"""What a case is about."""
+LEFT_OUT = frozenset(
+    {("echo-rtt", "rps"), ("soak", "gbit_s"), ("soak", "cpu_us_per_op")}
+    | {(case, "p50_us") for case in CASES if case != "echo-rtt"}
+)
+"""The rate of one connection is its latency once more, the soak's bulk goes at a set rate; the rest is in bench.md."""
 
-LEFT, VALUE, PLOT, MARGIN = 150, 86, 280, 20
-"""Widths: of the labels, of nodemesh's own figure, of a scale, of the border."""
-TOP, LINE, HEAD, BOTTOM = 118, 17, 26, 46
-CLOSE_DOUBLINGS = 3
-"""A scale with more to each side names every other line."""
-MIN_DOUBLINGS, MAX_DOUBLINGS = 2, 5
-"""The scale reaches from 1/4 to 4 at least and from 1/32 to 32 at most; what lies beyond is drawn at its end."""
+LEFT, VALUE, CELL, GAP, MARGIN = 146, 84, 68, 26, 20
+"""Widths: of the labels, of nodemesh's own figure, of a cell, between topologies, of the border."""
+TOP, LINE, HEAD, BOTTOM = 136, 21, 30, 44
+PANEL = VALUE + len(OTHERS) * CELL
+
+STEPS: Sequence[tuple[float, str]] = ((4.0, "b3"), (2.0, "b2"), (1.25, "b1"), (0.8, "n"), (0.5, "w1"), (0.25, "w2"))
+"""A cell has the colour of the first of these factors that it reaches; below them all, that of the last resort."""
+WORST = "w3"
+MOST = 99.5
+"""A factor above it is told as `>99x`."""
 
 STYLE = """
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:#1f2328}
 .ground{fill:#fff}.title{font-size:17px;font-weight:600}.head{font-weight:600}.soft{fill:#59636e}.small{font-size:11px}
-.good{fill:#eaf5ec}.grid{stroke:#d8dee4;stroke-width:1}.one{stroke:#59636e;stroke-width:1.5}
-.direct{fill:none;stroke:#57606a}.envoy{fill:#0072b2;stroke:#0072b2}.envoy-hbone{fill:#fff;stroke:#0072b2}
-.haproxy{fill:#d55e00;stroke:#d55e00}.mark{stroke-width:1.8}
+.grid{stroke:#d8dee4}.b3{fill:#4393c3}.b2{fill:#92c5de}.b1{fill:#d6e8f2}.n{fill:#f0f1f2}.w1{fill:#fde3cf}.w2{fill:#f8b988}
+.w3{fill:#e58139}
 @media (prefers-color-scheme:dark){
-text{fill:#e6edf3}.ground{fill:#0d1117}.soft{fill:#9198a1}.good{fill:#12261a}.grid{stroke:#30363d}.one{stroke:#9198a1}
-.direct{stroke:#b1bac4}.envoy{fill:#56b4e9;stroke:#56b4e9}.envoy-hbone{fill:#0d1117;stroke:#56b4e9}
-.haproxy{fill:#f0883e;stroke:#f0883e}}
+text{fill:#e6edf3}.ground{fill:#0d1117}.soft{fill:#9198a1}.grid{stroke:#30363d}
+.b3{fill:#1f6fb2}.b2{fill:#1b4f7d}.b1{fill:#16334d}.n{fill:#21262d}.w1{fill:#43301f}.w2{fill:#70431a}.w3{fill:#a85a12}
+}
 """
 
 Medians = Mapping[tuple[str, str, str, str], float]
 """By topology, case, metric and system."""
+Lines = Sequence[tuple[str, str | None]]
+"""Case and metric of every line; a heading has no metric."""
 
 
 def factor(metric: str, ours: float, theirs: float) -> float | None:
     """How many times better `ours` is, below 1 when it is worse; None where that has no meaning."""
-    if ours <= 0 or theirs <= 0:
+    if ours < 0 or theirs <= 0 or (ours == 0 and metric in HIGHER_IS_BETTER):
         return None
+    if ours == 0:
+        return float("inf")
     return ours / theirs if metric in HIGHER_IS_BETTER else theirs / ours
+
+
+def shade(value: float) -> str:
+    """The colour of a factor, by its class."""
+    return next((name for least, name in STEPS if value >= least), WORST)
+
+
+def times(value: float) -> str:
+    """A factor in few characters."""
+    if value > MOST:
+        return ">99×"
+    return f"{value:.0f}×" if value >= 9.95 else f"{value:.2g}×" if value < 0.095 else f"{value:.1f}×"
 
 
 def svg(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
@@ -73,17 +106,17 @@ def svg(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
     topologies = [topology.value for topology in Topology if any(row.topology == topology for row in rows)]
     lines = list(_lines(rows))
     height = TOP + sum(HEAD if metric is None else LINE for _, metric in lines) + BOTTOM
-    width = max(2 * MARGIN + LEFT + len(topologies) * (VALUE + PLOT + MARGIN), 720)
-    reach = _reach(medians)
-    body = [f'<rect class="ground" width="{width}" height="{height}"/>', *_header()]
+    width = max(2 * MARGIN + LEFT + len(topologies) * (GAP + PANEL), 720)
+    body = [f'<rect class="ground" width="{width}" height="{height}" rx="6"/>', *_header(), *_labels(lines, width)]
+    marks = _marks(rows)
     for number, topology in enumerate(topologies):
-        body += _panel(topology, MARGIN + LEFT + number * (VALUE + PLOT + MARGIN), lines, medians, reach)
-    body += _labels(lines)
+        left = MARGIN + LEFT + GAP + number * (GAP + PANEL)
+        body += _panel(topology, left)
+        body += _cells(topology, left, lines, medians, marks)
     runs = sorted({row.runs for row in rows})
-    facts = f"{_span(runs)} runs of each, interleaved; Linux {machine.get('kernel')}, {machine.get('cpus')} processors"
-    body.append(
-        _text(MARGIN, height - 16, f"Medians of {facts}, load at start {machine.get('load_at_start')}.", "soft")
-    )
+    span = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else str(runs[0] if runs else 0)
+    facts = f"{span} runs of each, interleaved; Linux {machine.get('kernel')}, {machine.get('cpus')} processors"
+    body.append(_text(MARGIN, height - 16, f"Medians of {facts}. Envoy h2: as HTTP/2 CONNECT tunnels.", "soft"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="nodemesh compared with other systems">\n<style>{STYLE}</style>\n'
@@ -93,7 +126,6 @@ def svg(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, str | None]]:
-    """Case and metric of every line; a heading has no metric."""
     ours = {(row.case, row.metric) for row in rows if row.system == OURS}
     for case in dict.fromkeys(row.case for row in rows):
         metrics = [metric for metric in METRICS if (case, metric) in ours and (case, metric) not in LEFT_OUT]
@@ -102,78 +134,75 @@ def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, str | None]]:
             yield from ((case, metric) for metric in metrics)
 
 
-def _factors(medians: Medians, topology: str, case: str, metric: str) -> dict[str, float]:
-    ours = medians.get((topology, case, metric, OURS), 0.0)
-    found = {other: factor(metric, ours, medians.get((topology, case, metric, other), 0.0)) for other in OTHERS}
-    return {other: value for other, value in found.items() if value is not None}
-
-
-def _reach(medians: Medians) -> int:
-    """Doublings from the middle of the scale to its ends."""
-    drawn = {key[:3] for key in medians if key[2] in METRICS}
-    logs = [abs(math.log2(value)) for key in drawn for value in _factors(medians, *key).values()]
-    return min(MAX_DOUBLINGS, max(MIN_DOUBLINGS, math.ceil(max(logs, default=0))))
-
-
-def _header() -> list[str]:
-    parts = [
-        _text(MARGIN, 32, "nodemesh beside no mesh, Envoy and HAProxy", "title"),
-        _text(
-            MARGIN,
-            53,
-            "A mark at 2: nodemesh is twice as good as that system (twice the rate, half the time, CPU or memory).",
-            "soft",
-        ),
-    ]
-    x = float(MARGIN + 6)
-    for system, name in OTHERS.items():
-        parts += [_mark(system, x, 72), _text(x + 12, 76, name)]
-        x += 36 + 6.6 * len(name)
-    return parts
-
-
-def _labels(lines: Sequence[tuple[str, str | None]]) -> Iterator[str]:
-    for (case, metric), y in _placed(lines):
-        yield _text(MARGIN, y, case, "head") if metric is None else _text(MARGIN + 12, y, METRICS[metric])
-
-
-def _placed(lines: Sequence[tuple[str, str | None]]) -> Iterator[tuple[tuple[str, str | None], int]]:
+def _placed(lines: Lines) -> Iterator[tuple[str, str | None, int]]:
     """Each line with its base line."""
     y = TOP
-    for line in lines:
-        y += HEAD if line[1] is None else LINE
-        yield line, y
+    for case, metric in lines:
+        y += HEAD if metric is None else LINE
+        yield case, metric, y
 
 
-def _panel(
-    topology: str, left: int, lines: Sequence[tuple[str, str | None]], medians: Medians, reach: int
-) -> list[str]:
-    start = left + VALUE
-    bottom = max((y for _, y in _placed(lines)), default=TOP) + 8
-    middle, doubling = start + PLOT / 2, (PLOT / 2 - 8) / reach
-    parts = [
-        _text(start, TOP - 19, topology, "head"),
-        _text(start + PLOT, TOP - 19, "nodemesh better →", "soft small", "end"),
-        _text(start - 12, TOP - 2, "nodemesh", "soft small", "end"),
-        f'<rect class="good" x="{middle:.1f}" y="{TOP + 4}" width="{PLOT / 2:.1f}" height="{bottom - TOP - 4}"/>',
-    ]
-    for power in range(-reach, reach + 1):
-        x = middle + power * doubling
-        parts.append(
-            f'<line class="{"grid" if power else "one"}" x1="{x:.1f}" y1="{TOP + 4}" x2="{x:.1f}" y2="{bottom}"/>'
-        )
-        if reach > CLOSE_DOUBLINGS and power % 2 != 0:
+def _marks(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], str]:
+    """Check or cross of every cell with a target; one without a baseline is on nodemesh's own figure."""
+    found: dict[tuple[str, str, str, str], str] = {}
+    for verdict in judge(rows):
+        target = verdict.target
+        for system in target.against or (OURS,):
+            found[target.topology.value, target.case, target.metric, system] = "✓" if verdict.met else "✗"
+    return found
+
+
+def _header() -> Iterator[str]:
+    yield _text(MARGIN, 34, "nodemesh beside no mesh, Envoy and HAProxy", "title")
+    told = "How many times better nodemesh is: 2× is twice the rate, or half the time, CPU or memory."
+    yield _text(MARGIN, 57, told, "soft")
+    x = float(MARGIN)
+    legend = ((WORST, "¼×"), ("w2", "½×"), ("w1", "0.8×"), ("n", "equal"), ("b1", "1.25×"), ("b2", "2×"), ("b3", "4×"))
+    for name, text in legend:
+        yield f'<rect class="{name}" x="{x:.0f}" y="69" width="46" height="18" rx="3"/>'
+        yield _text(x + 23, 82, text, "small", "middle")
+        x += 49
+    yield _text(x + 10, 82, "✓ ✗  a target, met or missed", "soft small")
+
+
+def _labels(lines: Lines, width: int) -> Iterator[str]:
+    for case, metric, y in _placed(lines):
+        if metric is not None:
+            yield _text(MARGIN, y, METRICS[metric])
             continue
-        parts.append(_text(x, TOP - 2, str(2**power) if power >= 0 else f"1/{2**-power}", "soft small", "middle"))
-    for (case, metric), y in _placed(lines):
-        if metric is None or (topology, case, metric, OURS) not in medians:
+        yield f'<path class="grid" d="M{MARGIN} {y - HEAD + 11}H{width - MARGIN}"/>'
+        yield _text(MARGIN, y - 1, case, "head")
+        yield _text(MARGIN + LEFT + GAP, y - 1, CASES.get(case, ""), "soft small")
+
+
+def _panel(topology: str, left: int) -> Iterator[str]:
+    yield _text(left + VALUE, TOP - 25, f"{topology}, nodemesh against …", "head")
+    yield _text(left + VALUE - 12, TOP - 6, "nodemesh", "soft small", "end")
+    for number, name in enumerate(OTHERS.values()):
+        yield _text(left + VALUE + (number + 0.5) * CELL, TOP - 6, name, "small", "middle")
+
+
+def _cells(
+    topology: str, left: int, lines: Lines, medians: Medians, marks: Mapping[tuple[str, str, str, str], str]
+) -> Iterator[str]:
+    for case, metric, y in _placed(lines):
+        ours = medians.get((topology, case, metric or "", OURS))
+        if metric is None or ours is None:
             continue
-        parts.append(_text(start - 12, y, figure(metric, medians[topology, case, metric, OURS]), "soft", "end"))
-        for other, value in _factors(medians, topology, case, metric).items():
-            at = max(-reach, min(reach, math.log2(value)))
-            title = f"{topology}, {case}, {METRICS[metric]}: {value:.2f} against {OTHERS[other]}"
-            parts.append(_mark(other, middle + at * doubling, y - 4, title))
-    return parts
+        mark = marks.get((topology, case, metric, OURS), "")
+        yield _text(left + VALUE - 12, y, f"{figure(metric, ours)} {mark}".strip(), "soft", "end")
+        for number, other in enumerate(OTHERS):
+            value = factor(metric, ours, medians.get((topology, case, metric, other), 0.0))
+            if value is None:
+                continue
+            x = left + VALUE + number * CELL
+            mark = marks.get((topology, case, metric, other), "")
+            title = f"{topology}, {case}, {METRICS[metric]}: {times(value)} against {OTHERS[other]}"
+            yield (
+                f'<rect class="{shade(value)}" x="{x + 1}" y="{y - 14}" width="{CELL - 2}" height="{LINE - 2}" rx="3">'
+                f"<title>{escape(title)}</title></rect>"
+            )
+            yield _text(x + CELL / 2, y, f"{times(value)} {mark}".strip(), "", "middle")
 
 
 def figure(metric: str, value: float) -> str:
@@ -189,24 +218,6 @@ def figure(metric: str, value: float) -> str:
             return f"{value:.2f} s/GB"
         case _:
             return f"{value / 1000:.2f} ms" if value >= 1000 else f"{value:.0f} µs"
-
-
-def _span(runs: Iterable[int]) -> str:
-    runs = list(runs)
-    return f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else str(runs[0] if runs else 0)
-
-
-def _mark(system: str, x: float, y: float, title: str = "") -> str:
-    """Each system has a shape of its own besides its colour."""
-    match system:
-        case "direct":
-            shape, rest = "path", f'd="M{x:.1f} {y - 5}l5 5-5 5-5-5z"'
-        case "haproxy":
-            shape, rest = "rect", f'x="{x - 3.6:.1f}" y="{y - 3.6:.1f}" width="7.2" height="7.2"'
-        case _:
-            shape, rest = "circle", f'cx="{x:.1f}" cy="{y}" r="4.2"'
-    told = f"<title>{escape(title)}</title>" if title else ""
-    return f'<{shape} class="mark {system}" {rest}>{told}</{shape}>'
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
