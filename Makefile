@@ -93,7 +93,7 @@ up: setup root ## start the demo's mesh and leave it running
 down: root ## remove the mesh that `make up` left
 	@test -x $(PY) || { echo "nothing to remove: there is no $(VENV)"; exit 0; }; $(ROOT) $(PY) -m tests.demo down
 
-bench: setup-bench root ## measure against no mesh, Envoy, HAProxy (the better part of an hour; CASES="bulk echo-rtt", SYSTEMS, TOPOLOGIES, RUNS, SECONDS choose less)
+bench: setup-bench root ## measure against no mesh, Envoy, HAProxy (half an hour; CASES="bulk echo-rtt", SYSTEMS, TOPOLOGIES, RUNS, SECONDS choose less)
 	@$(ROOT) $(PY) -m tests.bench $(if $(CASES),--cases "$(CASES)") $(if $(SYSTEMS),--systems "$(SYSTEMS)") \
 	  $(if $(TOPOLOGIES),--topologies "$(TOPOLOGIES)") $(if $(RUNS),--runs "$(RUNS)") $(if $(SECONDS),--seconds "$(SECONDS)") \
 	  $(if $(IDLE_CONNECTIONS),--idle-connections "$(IDLE_CONNECTIONS)") $(if $(SOAK_SECONDS),--soak-seconds "$(SOAK_SECONDS)")
