@@ -6,15 +6,19 @@ A v4-mapped address (``::ffff:10.0.0.1``) *is* the IPv4 address; it is made so a
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_PORT = 65535
+MAX_REMEMBERED = 4096
+"""Addresses whose canonical spelling is remembered: every connection has two, and most of them again."""
 
 
 class AddressError(ValueError):
     """The text is not an address (or not an address and a port); the message says which and why."""
 
 
+@lru_cache(MAX_REMEMBERED)
 def canonical_ip(text: str) -> str:
     """The one spelling of an IP address: v4-mapped becomes v4, IPv6 is compressed and lower case.
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 MAX_ID_BYTES = 2048
+MAX_REMEMBERED = 4096
+"""IDs whose reading is remembered: each connection names two of a few."""
 MAX_TRUST_DOMAIN_BYTES = 255
 DEFAULT_TRUST_DOMAIN = "mesh.internal"
 DEFAULT_DOMAIN = "mesh.internal"
@@ -64,6 +67,7 @@ class SpiffeId:
     segments: tuple[str, ...]
 
     @classmethod
+    @lru_cache(MAX_REMEMBERED)
     def parse(cls, text: str) -> Self:
         """Read a SPIFFE ID with a non-root path; raise SpiffeIdError naming the broken rule."""
         if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:

@@ -273,7 +273,8 @@ class RemoteFlow(_OutboundFlow):
         """Get a tunnel, now or when there is one."""
         plan, services = self.plan, self.services
         self.record.security = Security.MUTUAL_TLS
-        self.record.trace_parent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+        trace = os.urandom(24).hex()
+        self.record.trace_parent = f"00-{trace[:32]}-{trace[32:]}-01"
         self.record.tunnel_address = SocketAddress(plan.address.ip, plan.destination.tunnel_port)
         self.flow = Flow(services.tracker, self.record)
         self.track(self.flow)

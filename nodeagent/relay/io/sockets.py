@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import socket
 import struct
 from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Server, timeout
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+
+from cffi import FFI
 
 from control.wire.address import SocketAddress, canonical_ip
 from nodeagent.reasons import Reason
@@ -24,8 +27,12 @@ _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 _QUIET: Final = struct.Struct("=44xIII")
 """Of ``struct tcp_info`` (linux/tcp.h): tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv."""
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_ORDERLY_CLOSE = struct.pack("ii", 0, 0)
+_LINGER_BYTES: Final = 8
+_ffi = FFI()
+_ffi.cdef("int setsockopt(int fd, int level, int name, const void *value, unsigned int size);")
+_libc: Any = _ffi.dlopen(None)  # the loop's own setsockopt makes a socket object first, which costs ten times the call
+_RESET_ON_CLOSE = _ffi.new("int[2]", (1, 0))
+_ORDERLY_CLOSE = _ffi.new("int[2]", (0, 0))
 
 P = TypeVar("P", bound=BaseProtocol)
 
@@ -46,7 +53,7 @@ async def listen(
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.ip != "::")
         if reset_on_close:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(_ffi.buffer(_RESET_ON_CLOSE)))
         listener.setblocking(False)
         listener.bind(tuple(address))
         return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
@@ -89,28 +96,39 @@ async def dial(
 
     ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be.
     """
-    async with timeout(CONNECT_TIMEOUT_SECONDS):
-        if before is None:
-            _, protocol = await loop.create_connection(factory, address.ip, address.port)
-        else:
-            _, protocol = await loop.create_connection(factory, sock=await _connected(loop, address, before, spliced))
-    return protocol
-
-
-async def _connected(
-    loop: AbstractEventLoop, address: SocketAddress, before: Callable[[int], None], spliced: bool
-) -> socket.socket:
     family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
     connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if spliced:
             _small_buffers(connecting)
-        before(connecting.fileno())
-        await loop.sock_connect(connecting, tuple(address))
+        if before is not None:
+            before(connecting.fileno())
+        if not _connects_at_once(connecting, tuple(address)):
+            async with timeout(CONNECT_TIMEOUT_SECONDS):
+                await loop.sock_connect(connecting, tuple(address))
     except BaseException:
         connecting.close()
         raise
-    return connecting
+    try:
+        _, protocol = await loop.create_connection(factory, sock=connecting)
+    finally:
+        # The transport owns the descriptor from its first moment, and closes it however this ends; a second owner would
+        # close a number that may be another connection's by then.
+        connecting.detach()
+    return protocol
+
+
+def _connects_at_once(connecting: socket.socket, address: tuple[object, ...]) -> bool:
+    """Begin to connect; whether that is done already, as it is within one host: the second call tells. It saves a turn
+    of the loop and a watcher, 100 us of CPU. OSError as of ``connect``.
+    """
+    for _ in range(2):
+        error = connecting.connect_ex(address)
+        if error in (0, errno.EISCONN):
+            return True
+        if error not in (errno.EINPROGRESS, errno.EALREADY):
+            raise OSError(error, os.strerror(error))
+    return False
 
 
 def connect_reason(error: BaseException) -> Reason:
@@ -158,14 +176,10 @@ def orderly_close(transport: BaseTransport) -> None:
     _linger(transport, _ORDERLY_CLOSE)
 
 
-def _linger(transport: BaseTransport, value: bytes) -> None:
+def _linger(transport: BaseTransport, value: Any) -> None:
     handle = transport.get_extra_info("socket")
-    if handle is None:
-        return
-    try:
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
-    except OSError:
-        return  # the socket is gone already: there is nothing to end
+    if handle is not None:  # a failure says that the socket is gone already: there is nothing to end
+        _libc.setsockopt(handle.fileno(), socket.SOL_SOCKET, socket.SO_LINGER, value, _LINGER_BYTES)
 
 
 def remote_address(transport: BaseTransport) -> SocketAddress | None:

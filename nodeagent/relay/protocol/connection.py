@@ -14,6 +14,7 @@ from typing import Protocol
 import hpack
 
 from nodeagent.relay.protocol import frames
+from nodeagent.relay.protocol import headers as plain
 from nodeagent.relay.protocol.control import ControlFrames
 from nodeagent.relay.protocol.errors import ErrorCode, LocalError, PeerError
 from nodeagent.relay.protocol.frames import Chunk, FrameReader
@@ -356,7 +357,9 @@ class TunnelConnection:
         self.put(frames.window_update(0, CONNECTION_WINDOW - 65_535))
 
     def _encode(self, headers: Headers) -> bytes:
-        for size in self._table_sizes or ():
+        if self._table_sizes is None:
+            return plain.encode(headers)
+        for size in self._table_sizes:
             if size != self._encoder.header_table_size:  # the encoder would forget to announce a change set twice
                 self._encoder.header_table_size = size
         self._table_sizes = None

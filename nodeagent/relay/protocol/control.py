@@ -9,6 +9,7 @@ import hpack
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from nodeagent.relay.protocol import frames
+from nodeagent.relay.protocol import headers as plain
 from nodeagent.relay.protocol.errors import ErrorCode, PeerError
 from nodeagent.relay.protocol.limits import (
     CLIENT_STREAMS,
@@ -150,6 +151,9 @@ class ControlFrames:
             connection.accept_stream(stream_id, headers, ended=self._block_ends)
 
     def _decode(self, block: bytes) -> Headers:
+        read = plain.decode(block, MAX_HEADER_LIST)
+        if read is not None:
+            return read
         try:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:

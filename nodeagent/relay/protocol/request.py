@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from control.wire.address import AddressError, SocketAddress, parse_port, parse_socket_address
@@ -28,6 +30,9 @@ _CLAIMED_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,260}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _BAGGAGE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\Z")
 _FIELD_NAME = re.compile(r":?[!#$%&'*+.^_`|~0-9a-z-]+\Z")
+_KNOWN_NAMES: Final = frozenset({":method", ":authority", "forwarded", "baggage", "traceparent"})
+MAX_REMEMBERED: Final = 1024
+"""Authorities and baggages whose reading is remembered: a tunnel's requests repeat them."""
 _NEVER_IN_A_VALUE = re.compile(r"[\x00\r\n]")
 
 
@@ -53,7 +58,7 @@ class ConnectRequest:
     authority: SocketAddress | Hostname
     forwarded_for: SocketAddress | None = None
     forwarded_host: str = ""
-    baggage: dict[str, str] = field(default_factory=dict)
+    baggage: Mapping[str, str] = field(default_factory=dict)
     trace_parent: str = ""
 
 
@@ -65,7 +70,7 @@ def connect_headers(request: ConnectRequest) -> Headers:
         forwarded.append(f"host={request.forwarded_host}")
     if forwarded:
         headers.append(("forwarded", ";".join(forwarded)))
-    baggage = ",".join(f"{key}={value}" for key, value in _clean(request.baggage).items())
+    baggage = _baggage_text(tuple(request.baggage.items()))
     if baggage:
         headers.append(("baggage", baggage))
     if _TRACE_PARENT.match(request.trace_parent):
@@ -104,7 +109,7 @@ def _pseudo_headers(headers: Headers) -> dict[str, str]:
     pseudo: dict[str, str] = {}
     regular_seen = False
     for name, value in headers:
-        if not _FIELD_NAME.match(name):
+        if name not in _KNOWN_NAMES and not _FIELD_NAME.match(name):
             raise BadRequestError(f"{name!r} is not a header name (lower case, no blanks)")
         if _NEVER_IN_A_VALUE.search(value):
             raise BadRequestError(f"the value of {name} holds a line break or NUL")
@@ -117,6 +122,7 @@ def _pseudo_headers(headers: Headers) -> dict[str, str]:
     return pseudo
 
 
+@lru_cache(MAX_REMEMBERED)
 def _authority(text: str) -> SocketAddress | Hostname:
     if not text:
         raise BadRequestError("a CONNECT request needs an :authority")
@@ -151,13 +157,19 @@ def _forwarded_for(text: str) -> SocketAddress | None:
         return None
 
 
-def _baggage(text: str) -> dict[str, str]:
+@lru_cache(MAX_REMEMBERED)
+def _baggage(text: str) -> Mapping[str, str]:
     items: dict[str, str] = {}
     for part in text.split(",", MAX_BAGGAGE_ITEMS)[:MAX_BAGGAGE_ITEMS]:
         key, separator, value = part.partition("=")
         if separator:
             items[key.strip()] = value.partition(";")[0].strip()
-    return _clean(items)
+    return MappingProxyType(_clean(items))
+
+
+@lru_cache(MAX_REMEMBERED)
+def _baggage_text(items: tuple[tuple[str, str], ...]) -> str:
+    return ",".join(f"{key}={value}" for key, value in _clean(dict(items)).items())
 
 
 def _clean(baggage: Mapping[str, str]) -> dict[str, str]:
