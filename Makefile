@@ -8,9 +8,9 @@ PYTEST := $(PY) -m pytest
 STAMPS := build/.stamps
 CASES  ?=
 # BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
-ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,CI)
+ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,MESH_SOAK_ROUNDS,MESH_SOAK_STALL_SECONDS,MESH_SOAK_OUTPUT,CI)
 
-.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench bench-soak bench-keep test ci demo up down clean root lock
+.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -92,6 +92,10 @@ up: setup root ## start the demo's mesh and leave it running
 
 down: root ## remove the mesh that `make up` left
 	@test -x $(PY) || { echo "nothing to remove: there is no $(VENV)"; exit 0; }; $(ROOT) $(PY) -m tests.demo down
+
+soak-splice: setup root ## receivers that stop for up to a minute, 100 rounds (ROUNDS, STALL_SECONDS): memory, order and ends of spliced flows; three to five minutes
+	@MESH_REQUIRE_KERNEL=1 MESH_SOAK_ROUNDS="$(or $(ROUNDS),100)" MESH_SOAK_STALL_SECONDS="$(or $(STALL_SECONDS),60)" \
+	  MESH_SOAK_OUTPUT=build/soak-splice.json $(ROOT) $(PYTEST) -q tests/kernel/test_splice_soak.py
 
 bench: setup-bench root ## measure against no mesh, Envoy, HAProxy (half an hour; CASES="bulk echo-rtt", SYSTEMS, TOPOLOGIES, RUNS, SECONDS choose less)
 	@$(ROOT) $(PY) -m tests.bench $(if $(CASES),--cases "$(CASES)") $(if $(SYSTEMS),--systems "$(SYSTEMS)") \

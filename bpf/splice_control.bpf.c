@@ -68,6 +68,8 @@ static __always_inline int mesh_splice_enter(struct __sk_buff *skb, struct mesh_
 		goto release;
 	}
 	why = mesh_splice_unsuited(tp, reader, allow_blocking);
+	if (bpf_map_lookup_elem(&mesh_spl_zcopy, &cookie))
+		why = MESH_SPLICE_OUT_ZEROCOPY;
 	if (why == MESH_SPLICE_OUT_BLOCKING && !(reader & MESH_SPLICE_READ)) {
 		answer = MESH_SPLICE_WAITING; /* it may yet be seen reading another way */
 	} else if (why) {

@@ -179,23 +179,31 @@ int mesh_splice_option(struct bpf_sockopt *ctx)
 	return 1;
 }
 
-/* The flow of a file descriptor of the current process, and the role of its socket. */
-static __always_inline struct mesh_splice_flow *mesh_splice_of(unsigned int number, __u32 *role)
+/* The cookie of the socket that a file descriptor of the current process is; 0: none, or it has no cookie yet. */
+static __always_inline __u64 mesh_splice_cookie(unsigned int number)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
 	struct file **files, *file = NULL;
 	struct socket *socket;
-	__u64 cookie, id, *server;
 
 	if (number >= BPF_CORE_READ(table, max_fds))
-		return NULL;
+		return 0;
 	files = BPF_CORE_READ(table, fd);
 	bpf_probe_read_kernel(&file, sizeof(file), files + number);
 	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
+		return 0;
 	socket = BPF_CORE_READ(file, private_data);
-	cookie = BPF_CORE_READ(socket, sk, __sk_common.skc_cookie.counter);
+	return BPF_CORE_READ(socket, sk, __sk_common.skc_cookie.counter);
+}
+
+/* The flow of a file descriptor of the current process, and the role of its socket. */
+static __always_inline struct mesh_splice_flow *mesh_splice_of(unsigned int number, __u32 *role)
+{
+	__u64 cookie = mesh_splice_cookie(number), id, *server;
+
+	if (!cookie)
+		return NULL;
 	server = bpf_map_lookup_elem(&mesh_spl_server, &cookie);
 	*role = server ? MESH_SPLICE_SERVER : MESH_SPLICE_CLIENT;
 	id = server ? *server : cookie;
@@ -261,5 +269,25 @@ int BPF_PROG(mesh_splice_asking, struct pt_regs *regs, long call)
 	way = mesh_splice_inward(flow, role);
 	if (*(volatile __u64 *)&way->tail > *(volatile __u64 *)&way->consumed)
 		mesh_splice_break(flow, MESH_SPLICE_OUT_FIONREAD);
+	return 0;
+}
+
+/* Somebody asks io_uring for a zero-copy send. Runs for every io_uring request on the node; loaded and attached only
+ * where the kernel has the tracepoint. */
+SEC("?tp_btf/io_uring_submit_req")
+int BPF_PROG(mesh_splice_ring, struct io_kiocb *request)
+{
+	__u8 operation;
+	__u64 cookie;
+	__u32 yes = 1;
+
+	if (!bpf_core_field_exists(request->opcode) || !bpf_core_field_exists(request->cqe.fd))
+		return 0;
+	operation = BPF_CORE_READ(request, opcode);
+	if (operation != IORING_OP_SEND_ZC && operation != IORING_OP_SENDMSG_ZC)
+		return 0;
+	cookie = mesh_splice_cookie(BPF_CORE_READ(request, cqe.fd));
+	if (cookie)
+		bpf_map_update_elem(&mesh_spl_zcopy, &cookie, &yes, BPF_ANY);
 	return 0;
 }

@@ -98,6 +98,20 @@ struct task_struct {
 	struct files_struct *files;
 };
 
+struct io_cqe {
+	__u64 user_data;
+	__s32 res;
+	union {
+		__u32 flags;
+		int fd;
+	};
+};
+
+struct io_kiocb {
+	struct io_cqe cqe; /* of a request that begins: its descriptor */
+	__u8 opcode;
+};
+
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
 	unsigned long di;

@@ -190,6 +190,16 @@ struct {
 	__type(value, struct mesh_splice_socket);
 } mesh_spl_sock SEC(".maps");
 
+/* Cookies of sockets that were asked for IORING_OP_SEND_ZC: that takes no socket option, and the kernel refuses it for a
+ * socket in the hash. Sockets of anybody, since one may ask before the agent knows of its flow; the least recent goes
+ * first. Writer: the io_uring tracepoint. Reader: control. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_DIALS);
+	__type(key, __u64);
+	__type(value, __u32);
+} mesh_spl_zcopy SEC(".maps");
+
 /* Key: cookie of the client's socket. Writer: control, programs. Reader: programs, workers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -26,6 +26,9 @@ CGROUP_PROGRAMS = {"mesh_splice_sockops": 3, "mesh_splice_option": 22}
 TRACING_PROGRAMS = ("mesh_splice_received", "mesh_splice_reading")
 FIONREAD_PROGRAM = "mesh_splice_asking"
 """Attached only where FIONREAD leaves redirected bytes out."""
+RING_PROGRAM = "mesh_splice_ring"
+RING_TRACEPOINT = "io_uring_submit_req"
+"""Loaded and attached only where the kernel has the tracepoint."""
 SK_MSG_VERDICT = 7
 """BPF_SK_MSG_VERDICT."""
 

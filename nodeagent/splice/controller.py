@@ -17,7 +17,7 @@ from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
 from nodeagent.splice.abi import Answer, Count, Flag, Operation, Switch
-from nodeagent.splice.kernel import Runner, attach_to_map, attach_tracing, splice_calls
+from nodeagent.splice.kernel import Runner, attach_to_map, attach_tracing, load_if_there, splice_calls
 from nodeagent.splice.splicer import program_pin
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ class SpliceController:
         if not origin.exists():
             raise LoaderError(f"{origin} is missing: capture has to be in force before anything can be spliced")
         self._object.reuse(ORIGIN_MAP, origin)
+        self._sees_rings = load_if_there(self._object.programs[abi.RING_PROGRAM], abi.RING_TRACEPOINT)
         self._object.load()
 
     def _attach(self, cgroup_root: Path) -> None:
@@ -202,7 +203,7 @@ class SpliceController:
         attach_to_map(
             self._object.program_fd(abi.VERDICT_PROGRAM), self._object.map_fd(abi.HASH_MAP), abi.SK_MSG_VERDICT
         )  # fmt: skip
-        for name in abi.TRACING_PROGRAMS:
+        for name in (*abi.TRACING_PROGRAMS, *([abi.RING_PROGRAM] if self._sees_rings else [])):
             self._hold(attach_tracing(self._object.program_fd(name)))
         root = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY)
         try:

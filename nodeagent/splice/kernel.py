@@ -16,7 +16,12 @@ struct bpf_test_run_opts {
 int bpf_prog_test_run_opts(int fd, struct bpf_test_run_opts *opts);
 int bpf_prog_attach(int prog, int target, int type, unsigned int flags);
 int bpf_raw_tracepoint_open(const char *name, int prog);
+int bpf_program__set_autoload(struct bpf_program *prog, bool autoload);
+int libbpf_find_vmlinux_btf_id(const char *name, int attach_type);
 """
+
+
+_BPF_TRACE_RAW_TP = 23
 
 
 @cache
@@ -60,3 +65,12 @@ def attach_tracing(program_fd: int) -> int:
     """A link on the tracepoint that the program was loaded for; in force as long as it is held."""
     sys = splice_calls()
     return sys.check(sys.lib.bpf_raw_tracepoint_open(sys.ffi.NULL, program_fd), "cannot attach to a tracepoint")
+
+
+def load_if_there(program: Any, tracepoint: str) -> bool:
+    """Have a program loaded with its object if the kernel has the tracepoint that it is for; whether it has."""
+    sys = splice_calls()
+    if sys.lib.libbpf_find_vmlinux_btf_id(tracepoint.encode(), _BPF_TRACE_RAW_TP) < 0:
+        return False
+    sys.check(sys.lib.bpf_program__set_autoload(program, True), "cannot have a program loaded")
+    return True

@@ -79,7 +79,7 @@ def test_the_maps_and_programs_are_those_that_we_open(types: list[dict[str, Any]
         abi.FLOW_MAP, abi.SOCKET_MAP, abi.HASH_MAP, abi.BROKEN_MAP, abi.CONFIG_MAP, abi.TOTAL_MAP, abi.COUNT_MAP,
         mesh.ORIGIN_MAP,
     }  # fmt: skip
-    assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial"}
+    assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial", "mesh_spl_zcopy"}
     assert all(len(name) <= MAX_NAME for name in names)
     programs = {entry["name"] for entry in types if entry["kind"] == "FUNC" and entry.get("linkage") == "global"}
     attached = {
@@ -88,6 +88,7 @@ def test_the_maps_and_programs_are_those_that_we_open(types: list[dict[str, Any]
         *abi.CGROUP_PROGRAMS,
         *abi.TRACING_PROGRAMS,
         abi.FIONREAD_PROGRAM,
+        abi.RING_PROGRAM,
     }
     assert programs == attached
 
