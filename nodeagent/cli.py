@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import click
 import uvloop
 
+from control.wire.address import AddressError
 from nodeagent.admin.server import AdminError
 from nodeagent.capture.cgroups import CgroupError, own_cgroup_ids
 from nodeagent.capture.controller import Capture
@@ -26,9 +27,15 @@ from nodeagent.capture.controller import unload as unload_capture
 from nodeagent.client.join import JoinError
 from nodeagent.client.statefile import StateDirectoryError
 from nodeagent.config import Config, ConfigError, load
+from nodeagent.doctor.command import examine, state_of
+from nodeagent.doctor.explain import UnknownNameError
+from nodeagent.doctor.explain import explain as explain_connection
+from nodeagent.doctor.finding import Level
+from nodeagent.doctor.finding import as_text as findings_text
+from nodeagent.doctor.finding import documents as findings_document
 from nodeagent.loader.errors import LoaderError
 from nodeagent.main import Agent, capture_settings
-from nodeagent.show import FORMATS, flows_text, show, status_text, workloads_text
+from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 
 ANSWER_SECONDS = 10.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -210,6 +217,49 @@ def splice(file: Path | None, switch: str) -> None:
     except OSError as error:
         fail(f"{path}: {error.strerror}; are you root?")
     click.echo(f"splice {switch}; 'nodeagent status' shows what is in force")
+
+
+@main.command()
+@config_option
+@output_option
+def doctor(file: Path | None, output: str) -> None:
+    """Look for what is wrong with this host, and say what to do.
+
+    Kernel, cgroups, bpffs, other programs on the hooks, ports, control, clock, certificates, and for each workload
+    whether its traffic is captured. Changes nothing. Exit status 1 if something does not work.
+    """
+    config = settings(file)
+    findings = examine(config, lambda document: _fetch(f"127.0.0.1:{config.ports.admin}", document))
+    click.echo(show(findings_document(findings), output, findings_text))
+    if any(finding.level is Level.BAD for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("destination", metavar="DESTINATION[:PORT]")
+@config_option
+@output_option
+def explain(source: str, destination: str, file: Path | None, output: str) -> None:
+    """What would become of a connection, and which policy decides.
+
+    SOURCE is a workload ([NAMESPACE/]NAME), or the address of somebody outside the mesh; DESTINATION a service or
+    workload ([NAMESPACE/]NAME), a host name, or an address with a port. Exit status 1 if it would be refused.
+    """
+    config = settings(file)
+    documents = {name: ask(config, name) for name in ("state", "workloads")}
+    try:
+        state = state_of(documents["state"])
+        here = {item["uid"] for item in documents["workloads"] if item["cgroups"]}
+        elsewhere = {item.uid for item in state.workloads() if item.node != config.node}
+        told = explain_connection(state, source, destination, here | elsewhere).document()
+    except (AddressError, UnknownNameError) as error:
+        fail(str(error))
+    except (KeyError, TypeError, ValueError) as error:
+        fail(f"the agent that answers is of another version than this command; restart it ({error})")
+    click.echo(show(told, output, explanation_text))
+    if told["verdict"] == "refused":
+        sys.exit(1)
 
 
 @main.command()

@@ -125,6 +125,13 @@ def _age(seconds: float | None) -> str | None:
     return f"{seconds:.1f}s"
 
 
+def explanation_text(document: Any) -> str:
+    """``nodeagent explain``."""
+    title = f"from {_cell(document['source'])} to {_cell(document['destination'])}"
+    rows = [("yes" if step["good"] else "no", step["what"], step["why"]) for step in document["steps"]]
+    return f"{title}\n\n{table(('', 'STEP', 'WHY'), rows)}\n\n{document['verdict']}"
+
+
 def status_text(status: Any) -> str:
     """``nodeagent status``."""
     sections = [_overview(status), _workers(status["workers"]), _identities(status["certificates"])]

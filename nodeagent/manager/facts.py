@@ -96,6 +96,7 @@ def state_document(state: NodeState, rejected: Iterable[str]) -> dict[str, Any]:
         "workloads": [encode(item) for item in state.workloads()],
         "services": [encode(item) for item in state.services()],
         "policies": [encode(item) for item in state.policies()],
+        "settings": [] if state.settings is None else [encode(state.settings)],
     }
 
 

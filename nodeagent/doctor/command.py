@@ -1,0 +1,75 @@
+"""The doctor's verbs, over what the running agent answers (None: nobody answers)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from control.wire.codec import DecodeError, decode
+from control.wire.discovery import KINDS, DiscoveryObject
+from control.wire.watch import Batch, Change
+from nodeagent.capture.cgroups import CgroupError, cgroup2_mount, cgroup_id
+from nodeagent.config import Config
+from nodeagent.doctor import host, network, workloads
+from nodeagent.doctor.finding import Finding
+from nodeagent.state.view import NodeState
+
+MAX_CGROUPS = 20_000
+"""Cgroups of a host that are walked to count processes."""
+PLURALS = {"workloads": "workload", "services": "service", "policies": "policy", "settings": "mesh"}
+
+Ask = Callable[[str], Any]
+"""The name of a document -> the document; OSError or ValueError if no agent answers."""
+
+
+def examine(config: Config, ask: Ask) -> list[Finding]:
+    """Look at everything."""
+    documents: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        documents = {name: ask(name) for name in ("status", "workloads", "capture")}
+    capture = documents.get("capture", {})
+    findings = host.look(config, capture.get("programs", {}).values())
+    findings += network.ports(config, bool(documents)) + network.control(config)
+    findings += workloads.agent(documents.get("status"))
+    if documents:
+        findings += workloads.each(documents["workloads"], capture, processes_by_cgroup(config).get)
+    return findings
+
+
+def processes_by_cgroup(config: Config) -> dict[int, int]:
+    """Cgroup id -> processes in it and below, of at most MAX_CGROUPS."""
+    try:
+        root = config.cgroup_root or cgroup2_mount(Path("/proc/self/mounts").read_text())
+    except (CgroupError, OSError):
+        return {}
+    own: dict[Path, int] = {}
+    for number, procs in enumerate(root.rglob("cgroup.procs")):
+        if number >= MAX_CGROUPS:
+            break
+        with contextlib.suppress(OSError):
+            own[procs.parent] = len(procs.read_text().split())
+    totals: dict[Path, int] = dict.fromkeys(own, 0)
+    for path, count in own.items():
+        for above in (path, *path.parents):
+            if above in totals:
+                totals[above] += count
+    return {found: count for path, count in totals.items() if (found := cgroup_id(path)) is not None}
+
+
+def state_of(document: Mapping[str, Any]) -> NodeState:
+    """The agent's read model, made again from its ``state`` document. ValueError if it is of another version."""
+    state = NodeState()
+    if not document["loaded"]:
+        return state
+    changes = []
+    for plural, kind in PLURALS.items():
+        for value in document.get(plural, ()):
+            try:
+                item: DiscoveryObject = decode(KINDS[kind], value)
+            except DecodeError as error:
+                raise ValueError(f"{plural}: {error}") from error
+            changes.append(Change(kind=kind, uid=item.uid, value=value))
+    state.apply(Batch(instance="copy", revision=document["revision"], snapshot=True, changes=tuple(changes)))
+    return state

@@ -1,0 +1,95 @@
+"""What would become of a connection, over a small mesh."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from control.wire.discovery import Action, MeshSettings, SourceMatch
+from nodeagent.doctor.command import state_of
+from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
+from nodeagent.manager.facts import state_document
+from nodeagent.state.view import NodeState
+from tests.support.objects import policy, rule, service, snapshot, workload
+
+WEB = replace(workload("web-0"), policies=("shop/p",))
+CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",), ports=())
+FAR = workload("client", "other", node="node-b", addresses=("10.0.0.8",), ports=())
+DENY_FAR = policy("p", Action.DENY, rule(SourceMatch(namespaces=("other",))))
+
+
+@pytest.fixture
+def state() -> NodeState:
+    state = NodeState()
+    state.apply(snapshot(WEB, CLIENT, FAR, service(), DENY_FAR, MeshSettings(uid="mesh", domain="mesh.internal")))
+    return state
+
+
+def whys(told: Explanation) -> str:
+    return "\n".join(f"{step.what}: {step.why}" for step in told.steps)
+
+
+@pytest.mark.parametrize("destination", ["web", "shop/web:80", "web.shop.mesh.internal", "240.240.0.10:80"])
+def test_a_service_is_reached_by_each_of_its_names(state: NodeState, destination: str) -> None:
+    told = explain(state, "shop/client", destination)
+    assert told.verdict == "allowed"
+    assert told.destination == "240.240.0.10:80"
+    assert "10.0.0.1:8080" in whys(told) and "same node node-a" in whys(told)
+
+
+def test_the_policy_that_decides_is_named(state: NodeState) -> None:
+    told = explain(state, "other/client", "web")
+    assert told.verdict == "refused"
+    assert told.steps[-1].what == "policy shop/p" and not told.steps[-1].good
+    assert "mutual TLS to node-a" in whys(told)
+
+
+def test_a_policy_that_did_not_arrive_refuses() -> None:
+    state = NodeState()
+    state.apply(snapshot(WEB, CLIENT, service()))
+    told = explain(state, "shop/client", "web")
+    assert told.verdict == "refused" and "shop/p" in whys(told)
+
+
+def test_what_is_not_in_the_mesh_bypasses_it(state: NodeState) -> None:
+    for destination in ("192.0.2.1:80", "10.0.0.1:9999", "[2001:db8::1]:443"):
+        assert explain(state, "shop/client", destination).verdict == "bypasses the mesh"
+
+
+def test_a_source_that_is_not_captured_is_told(state: NodeState) -> None:
+    told = explain(state, "shop/client", "web", captured=())
+    assert told.verdict == "refused" and "doctor" in whys(told)
+
+
+def test_somebody_outside_has_no_identity(state: NodeState) -> None:
+    told = explain(state, "192.0.2.77", "web-0:8080")
+    assert "plaintext" in whys(told)
+
+
+def test_a_service_without_endpoints_refuses(state: NodeState) -> None:
+    empty = service("empty", addresses=("240.240.0.77",), endpoints=())
+    state.apply(snapshot(WEB, CLIENT, service(), empty, DENY_FAR, revision=2))
+    assert explain(state, "shop/client", "empty").verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "says"),
+    [
+        ("client", "web", "could be"), ("nobody", "web", "no workload"), ("shop/client", "nothing", "is called"),
+        ("shop/client", "10.0.0.1", "needs a port"), ("shop/client", "other/client", "no port"),
+    ],
+)  # fmt: skip
+def test_names_that_mean_nothing_are_refused_with_words(
+    state: NodeState, source: str, destination: str, says: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=says):
+        explain(state, source, destination)
+
+
+def test_the_command_line_sees_what_the_agent_sees(state: NodeState) -> None:
+    """Through the document of the admin port and back."""
+    copy = state_of(state_document(state, ()))
+    assert copy.workloads() == state.workloads() and copy.services() == state.services()
+    assert copy.policies() == state.policies() and copy.settings == state.settings
+    assert explain(copy, "other/client", "web") == explain(state, "other/client", "web")

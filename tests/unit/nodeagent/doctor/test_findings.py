@@ -1,0 +1,88 @@
+"""What the doctor makes of what it sees."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.config import Config, Ports
+from nodeagent.doctor import host, network, workloads
+from nodeagent.doctor.finding import Finding, Level, as_text, documents
+
+WORKLOAD: dict[str, Any] = {
+    "namespace": "shop", "name": "web", "uid": "shop/web@1", "selector": "/shop/web", "cgroups": [7],
+}  # fmt: skip
+CAPTURE: dict[str, Any] = {"enabled": True, "problems": [], "listeners": {1: 15001}}
+
+
+@pytest.mark.parametrize(
+    ("workload", "capture", "processes", "level", "says"),
+    [
+        ({}, {}, 3, Level.GOOD, "3 processes"),
+        ({}, {}, 0, Level.ODD, "no process"),
+        ({}, {}, None, Level.ODD, "no process"),
+        ({"cgroups": []}, {}, 3, Level.BAD, "no cgroup"),
+        ({}, {"enabled": False}, 3, Level.BAD, "off"),
+        ({}, {"listeners": {}}, 3, Level.BAD, "refused"),
+        ({}, {"problems": ["cgroup 7 is selected by shop/a@1 and shop/web@1"]}, 3, Level.BAD, "shop/a@1"),
+    ],
+)
+def test_whether_a_workload_is_captured_and_why_not(
+    workload: dict[str, Any], capture: dict[str, Any], processes: int | None, level: Level, says: str
+) -> None:
+    found = workloads.one({**WORKLOAD, **workload}, {**CAPTURE, **capture}, lambda _: processes)
+    assert found.level is level and says in found.text
+    assert (found.remedy == "") == (level is Level.GOOD)
+
+
+def test_no_agent_is_bad_and_no_workload_is_odd() -> None:
+    assert workloads.agent(None)[0].level is Level.BAD
+    assert workloads.each([], CAPTURE, lambda _: 0)[0].level is Level.ODD
+
+
+def test_privileges_are_read_from_the_kernels_words() -> None:
+    assert host.privileges("CapEff:\t000001ffffffffff\n", 0).level is Level.GOOD
+    lacking = host.privileges("CapEff:\t0000000000000000\n", 1000)
+    assert lacking.level is Level.BAD and "CAP_BPF" in lacking.text and "uid 1000" in lacking.text
+
+
+def test_cgroups_and_bpffs_are_found_in_the_mounts(tmp_path: Path) -> None:
+    assert host.cgroups("", tmp_path).level is Level.BAD
+    (tmp_path / "cgroup.procs").touch()
+    assert "unified" in host.cgroups(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n", tmp_path).text
+    both = f"cgroup2 {tmp_path} cgroup2 rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n"
+    assert "hybrid" in host.cgroups(both, tmp_path).text
+    assert host.bpffs("bpf /sys/fs/bpf bpf rw 0 0\n", Path("/sys/fs/bpf")).level is Level.GOOD
+    assert host.bpffs("", Path("/sys/fs/bpf")).remedy.startswith("to have it before: mount")
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = Config(node="n", ports=Ports(outbound=port, tunnel=0, admin=0, metrics=0, ready=0), dns=False)
+        (found,) = network.ports(config, agent_runs=False)
+    assert found.level is Level.BAD and str(port) in found.text and "ports.outbound" in found.remedy
+    assert network.ports(config, agent_runs=True)[0].level is Level.GOOD
+
+
+@pytest.mark.parametrize(("skew", "level"), [(0, Level.GOOD), (20, Level.GOOD), (-31, Level.BAD), (4000, Level.BAD)])
+def test_the_clock_is_held_against_controls(skew: float, level: Level) -> None:
+    found = network.clock("Tue, 24 Nov 2026 12:00:00 GMT", 1795521600.0 + skew)
+    assert found.level is level, found
+
+
+def test_control_that_is_not_there_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    (found,) = network.control(Config(node="n", control=f"https://127.0.0.1:{port}"))
+    assert found.level is Level.BAD and "cannot be reached" in found.text
+    assert network.control(Config(node="n"))[0].level is Level.ODD
+
+
+def test_people_read_a_table_and_what_to_do() -> None:
+    text = as_text(documents([Finding("ports", Level.BAD, "15001 is taken", "free it"), Finding("a", Level.GOOD, "b")]))
+    assert "BAD" in text and "- ports: free it" in text and text.endswith("1 of 2 things looked at are bad")
+    assert as_text(documents([Finding("a", Level.GOOD, "b")])).endswith("all 1 things looked at will do")
