@@ -27,6 +27,10 @@ class Leg(Protocol):
     ended: bool
 
     @property
+    def peer(self) -> Leg | None:
+        """The other end; None until they are joined."""
+
+    @property
     def unsent(self) -> bool:
         """Whether this end's application has not been sent everything; if so ``Flow.half_closed`` is called once it
         has.
@@ -105,6 +109,8 @@ class Flow:
         """A leg ended its direction, or sent the rest of the other's: see whether that was the last of it."""
         source, destination = self.source, self.destination
         if self.done or source is None or destination is None or not (source.ended and destination.ended):
+            return
+        if source.peer is None or destination.peer is None:  # what came before the legs were joined is yet to be passed
             return
         if source.unsent or destination.unsent:
             return

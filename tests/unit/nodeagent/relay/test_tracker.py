@@ -33,6 +33,7 @@ class FakeLeg:
     received: int = 0
     ended: bool = False
     unsent: bool = False
+    peer: object = "joined"
     told: list[object] = field(default_factory=list)
 
     def abort(self, reason: Reason) -> None:

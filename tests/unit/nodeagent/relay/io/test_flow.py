@@ -73,6 +73,25 @@ async def test_a_client_may_go_on_after_the_servers_end(mesh: Stage, vip: str) -
 
 
 @story(both_paths=True)
+async def test_ends_that_come_before_the_legs_are_joined_are_passed_on(mesh: Stage, vip: str) -> None:
+    """The client has ended, and so has the server, before the agent goes on from its connect."""
+
+    async def dial(*arguments: Any, **options: Any) -> Any:
+        leg = await sockets.dial(*arguments, **options)
+        while not leg.ended:
+            await asyncio.sleep(0)
+        return leg
+
+    with mock.patch.object(inbound, "dial", dial), mock.patch.object(outbound, "dial", dial):
+        client = mesh.connect(vip)
+        client.shutdown(socket.SHUT_WR)
+        server = await mesh.accept()
+        server.close()
+        assert await mesh.read_to_end(client) == b""
+        assert set(await mesh.reasons(mesh.a, 2 if vip == mesh.VIP_NEAR else 1)) == {Reason.OK}
+
+
+@story(both_paths=True)
 async def test_a_server_may_speak_first(mesh: Stage, vip: str) -> None:
     client, server = await mesh.pair(vip)
     await mesh.send(server, b"220 hello")
