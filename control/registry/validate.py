@@ -88,7 +88,8 @@ def _service_addresses(catalogue: Catalogue, origins: Origins) -> Iterable[Fault
 
 
 _LABELS: Mapping[str, Callable[[str], object]] = {
-    governed.SPLICE_LABEL: governed.splice_switch,
+    governed.SPLICE_LABEL: governed.switch,
+    governed.DNS_LABEL: governed.switch,
     governed.IDLE_TIMEOUT_LABEL: governed.idle_timeout,
 }
 """Labels of ours on workloads and services -> what reads them. Looked at when they are applied, never when what is

@@ -1,5 +1,5 @@
-"""What operators say about live flows, in words: the labels ``nodemesh.io/splice`` and ``nodemesh.io/idle-timeout`` of
-workloads and services, and durations as they write them.
+"""What operators say about live flows and names, in words: the labels ``nodemesh.io/splice``, ``nodemesh.io/dns`` and
+``nodemesh.io/idle-timeout`` of workloads and services, and durations as they write them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Final
 LABEL_PREFIX: Final = "nodemesh.io/"
 SPLICE_LABEL: Final = LABEL_PREFIX + "splice"
 """``on`` or ``off``."""
+DNS_LABEL: Final = LABEL_PREFIX + "dns"
+"""``on`` or ``off``: off leaves a workload's DNS questions alone, and it does not know the names of the mesh."""
 IDLE_TIMEOUT_LABEL: Final = LABEL_PREFIX + "idle-timeout"
 """A duration or ``off``."""
 MAX_IDLE_TIMEOUT: Final = 365 * 86_400
@@ -34,7 +36,7 @@ def idle_timeout(text: str) -> int:
     return seconds
 
 
-def splice_switch(text: str) -> bool:
+def switch(text: str) -> bool:
     """``on`` or ``off``; ValueError otherwise."""
     if text not in ("on", "off"):
         raise ValueError(f"{text[:40]!r} is neither on nor off")

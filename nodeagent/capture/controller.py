@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from control.wire.discovery import Workload
+from control.wire.governed import DNS_LABEL
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id
-from nodeagent.capture.plan import DNS_LABEL, Destinations, Enrolment, enrol
+from nodeagent.capture.plan import Destinations, Enrolment, enrol
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants

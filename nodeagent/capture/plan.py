@@ -11,9 +11,6 @@ from control.wire.address import AddressError, SocketAddress, canonical_ip
 from control.wire.discovery import Service, Workload
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 
-DNS_LABEL = "nodemesh.io/dns"
-"""``off`` on a workload: its DNS questions do not pass the agent, and it does not know the names of the mesh."""
-
 K = TypeVar("K")
 V = TypeVar("V")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.wire.governed import MAX_IDLE_TIMEOUT, idle_timeout, splice_switch
+from control.wire.governed import MAX_IDLE_TIMEOUT, idle_timeout, switch
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_switches() -> None:
-    assert splice_switch("on") and not splice_switch("off")
+    assert switch("on") and not switch("off")
     for text in ("", "yes", "Off", "false"):
         with pytest.raises(ValueError, match="neither on nor off"):
-            splice_switch(text)
+            switch(text)

@@ -135,7 +135,7 @@ def test_service_addresses_are_unique_and_belong_to_nothing_else(registry: Regis
         ("nodemesh.io/splice", "no", "'no' is neither on nor off"),
         ("nodemesh.io/idle-timeout", "soon", "'soon' is not a duration; write for example 90s"),
         ("nodemesh.io/idle-timeout", "400d", "more than 365d; write off for never"),
-        ("nodemesh.io/idletimeout", "1h", "labels of nodemesh.io/ are: nodemesh.io/splice, nodemesh.io/idle-timeout"),
+        ("nodemesh.io/idletimeout", "1h", "labels of nodemesh.io/ are: nodemesh.io/splice, nodemesh.io/dns"),
     ],
 )
 def test_a_label_of_ours_means_something(registry: Registry, make: Any, label: str, text: str, words: str) -> None:
