@@ -73,7 +73,9 @@ def _policies(client: Client, plural: str, namespace: str, labels: dict[str, str
 
 
 def _mode(spec: Object) -> str:
-    return str((spec.get("mtls") or {}).get("mode", "UNSET"))
+    ports = spec.get("portLevelMtls") or {}
+    modes = [str((spec.get("mtls") or {}).get("mode", "UNSET"))]
+    return ", ".join(modes + [f"port {port} {mtls.get('mode', 'UNSET')}" for port, mtls in ports.items()])
 
 
 def _agent(client: Client, node: str) -> str:

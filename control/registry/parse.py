@@ -21,7 +21,6 @@ KINDS: dict[str, type[Resource]] = {
 MAX_FAULTS_PER_OBJECT = 20
 
 _NOT_YET = {
-    "portLevelMtls": "mTLS modes by port are not supported; the mode holds for the workload",
     "targetRefs": "targetRefs is not supported; select workloads with selector",
     "targetRef": "targetRef is not supported; select workloads with selector",
     "provider": "provider belongs to CUSTOM policies, which are not supported",
@@ -79,7 +78,11 @@ def _told(items: list[Any]) -> list[Any]:
 
 
 def _fault(cls: type[Resource], item: Any, index: int, subject: str) -> Fault:
-    location = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    # pydantic's own words for a validator, and for a mapping's key
+    hidden = [
+        part for part in item["loc"] if isinstance(part, str) and (part.startswith("function-") or part == "[key]")
+    ]
+    location = [part for part in item["loc"] if part not in hidden]
     name = str(location[-1]) if location else ""
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":

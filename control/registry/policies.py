@@ -169,11 +169,22 @@ class MtlsSpec(Model):
     mode: Literal["UNSET", "STRICT", "PERMISSIVE", "DISABLE"] = "UNSET"
 
 
+PortText = Annotated[str, BeforeValidator(_port_text), AfterValidator(check_port_text)]
+
+
 class PeerAuthenticationSpec(Model):
     """How plaintext from outside the mesh is met by the workloads it selects."""
 
     selector: LabelSelector | None = None
     mtls: MtlsSpec = MtlsSpec()
+    port_level_mtls: Annotated[dict[PortText, MtlsSpec], Field(max_length=MAX_LIST)] = Field(default_factory=dict)
+    """By the workload's own (target) port; what is UNSET there has the workload's mode."""
+
+    @model_validator(mode="after")
+    def _ports_belong_to_workloads(self) -> PeerAuthenticationSpec:
+        if self.port_level_mtls and not (self.selector is not None and self.selector.match_labels):
+            raise ValueError("portLevelMtls needs a selector with matchLabels: ports belong to workloads")
+        return self
 
 
 class PeerAuthentication(Resource):

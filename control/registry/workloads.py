@@ -136,6 +136,8 @@ class WorkloadSpec(Model):
     """None given: the node's."""
     app_address: Annotated[IpAddress, AfterValidator(check_app_address)] | None = None
     ports: Annotated[tuple[TargetPort, ...], Field(max_length=MAX_LIST), AfterValidator(check_distinct)] = ()
+    probe_ports: Annotated[tuple[TargetPort, ...], Field(max_length=MAX_LIST), AfterValidator(check_distinct)] = ()
+    """Where health checks by programs of the node itself get in as they are, whatever PeerAuthentication says."""
     selectors: SelectorsSpec
 
 

@@ -81,13 +81,25 @@ class _Selection:
             ]
         return tuple(sorted(found))
 
+    def _narrow(self, workload: WorkloadResource) -> list[spec.PeerAuthentication]:
+        own = self._peers.get(workload.namespace, ())
+        return [p for p in own if _labelled(p.spec.selector) and selects(p.spec.selector, workload.labels)]
+
+    def port_modes_of(self, workload: WorkloadResource) -> dict[str, wire.MtlsMode]:
+        """Modes of single ports, of PeerAuthentications that select the workload itself; the oldest first."""
+        modes: dict[str, wire.MtlsMode] = {}
+        for peer in sorted(self._narrow(workload), key=_age):
+            for port, mtls in peer.spec.port_level_mtls.items():
+                if mtls.mode != "UNSET":
+                    modes.setdefault(port, wire.MtlsMode(mtls.mode))
+        return modes
+
     def mode_of(self, workload: WorkloadResource) -> wire.MtlsMode:
         """The mode of the narrowest PeerAuthentication that sets one: workload, namespace, mesh; PERMISSIVE if none
         does."""
         own = self._peers.get(workload.namespace, ())
         root = self._peers.get(ROOT_NAMESPACE, ())
-        narrow = [p for p in own if _labelled(p.spec.selector) and selects(p.spec.selector, workload.labels)]
-        for level in (narrow, _wide(own), _wide(root)):
+        for level in (self._narrow(workload), _wide(own), _wide(root)):
             for peer in sorted(level, key=_age):
                 if peer.spec.mtls.mode != "UNSET":
                     return wire.MtlsMode(peer.spec.mtls.mode)
@@ -163,6 +175,8 @@ def _workload(
         ),
         policies=selection.policies_of(workload),
         mtls_mode=selection.mode_of(workload),
+        port_mtls_modes=selection.port_modes_of(workload),
+        probe_ports=workload.spec.probe_ports,
         splice=_splice(labels),
         idle_timeout=_idle_timeout(labels),
         sni=f"{workload.name}.{workload.namespace}.workload.{mesh.trust_domain}",

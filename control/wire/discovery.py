@@ -7,7 +7,7 @@ selects it, and a policy that has not arrived denies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -22,8 +22,16 @@ class MtlsMode(StrEnum):
     """How plaintext from outside the mesh is met (PeerAuthentication)."""
 
     STRICT = "STRICT"
+    """Refused."""
     PERMISSIVE = "PERMISSIVE"
+    """Let in as policy says, through the agent."""
     DISABLE = "DISABLE"
+    """None of the mesh's business."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> MtlsMode:
+        """A mode that this reader does not know is the one that lets nobody in."""
+        return cls.STRICT
 
 
 class AppProtocol(StrEnum):
@@ -65,6 +73,12 @@ class Workload:
     policies: tuple[str, ...] = ()
     """uids of every AuthorizationPolicy that selects it (mesh, namespace and label selected)."""
     mtls_mode: MtlsMode = MtlsMode.PERMISSIVE
+    """On every port but those of ``port_mtls_modes``."""
+    port_mtls_modes: dict[str, MtlsMode] = field(default_factory=dict)
+    """Port, in decimal -> mode."""
+    probe_ports: tuple[int, ...] = ()
+    """Where programs of the node itself that are in no workload get in as they are, also under STRICT: health
+    checks."""
     splice: bool = True
     """Whether its same-node flows may be joined in the kernel."""
     idle_timeout: int | None = None

@@ -132,7 +132,18 @@ OPERATION = "spec.rules[0].to[0].operation"
         (policy(targetRefs=[]), "spec.targetRefs", "not supported"),
         (policy(selector={"app": "web"}), "spec.selector.app", "unknown field"),
         (peer(mode="strict"), "spec.mtls.mode", "STRICT"),
-        (peer(portLevelMtls={}), "spec.portLevelMtls", "not supported"),
+        (peer(portLevelMtls={"8080": {"mode": "DISABLE"}}), "spec", "needs a selector"),
+        (
+            peer(selector={"matchLabels": {"a": "b"}}, portLevelMtls={"http": {}}),
+            "spec.portLevelMtls.http",
+            "not a port",
+        ),
+        (
+            peer(selector={"matchLabels": {"a": "b"}}, portLevelMtls={"80": {"mode": "off"}}),
+            "spec.portLevelMtls.80.mode",
+            "STRICT",
+        ),
+        (workload(probePorts=[15008]), "spec.probePorts[0]", "agents themselves"),
     ],
 )
 def test_the_field_at_fault_is_named(value: Any, field: str, words: str) -> None:

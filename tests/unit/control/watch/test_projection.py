@@ -182,6 +182,30 @@ def test_the_narrowest_peer_authentication_wins_then_the_oldest(peers: list[Obje
 
 
 @pytest.mark.parametrize(
+    ("peers", "modes"),
+    [
+        ([], {}),
+        ([peer("own", "STRICT", **WEB, portLevelMtls={"8080": {"mode": "DISABLE"}})], {"8080": "DISABLE"}),
+        ([peer("own", "STRICT", **WEB, portLevelMtls={"8080": {"mode": "UNSET"}, "9": {}})], {}),
+        (
+            [
+                peer("b-first", "UNSET", **WEB, portLevelMtls={"8080": {"mode": "PERMISSIVE"}}),
+                peer("a-second", "STRICT", **WEB, portLevelMtls={"8080": {"mode": "DISABLE"}, "9": {"mode": "STRICT"}}),
+            ],
+            {"8080": "PERMISSIVE", "9": "STRICT"},
+        ),
+        ([peer("own", namespace=ROOT, **WEB, portLevelMtls={"8080": {"mode": "DISABLE"}})], {}),
+    ],
+)
+def test_modes_of_single_ports(peers: list[Object], modes: dict[str, str]) -> None:
+    assert told_workload(workload(), *peers).port_mtls_modes == modes
+
+
+def test_ports_for_probes_are_told() -> None:
+    assert told_workload(workload(probePorts=[8080])).probe_ports == (8080,)
+
+
+@pytest.mark.parametrize(
     ("labels", "service_name", "revision", "app", "version"),
     [
         ({}, "web-0", "latest", "web-0", "latest"),

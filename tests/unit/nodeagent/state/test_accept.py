@@ -26,7 +26,7 @@ from tests.support.objects import bundle, change, gone, policy, service, workloa
         (workload(), "tunnel_port", -1, "tunnel_port"),
         (workload(), "app_address", "localhost", "localhost"),
         (workload(), "uid", "shop/other@1", "uid"),
-        (workload(), "mtls_mode", "LAX", "mtls_mode"),
+        (workload(), "port_mtls_modes", ["STRICT"], "port_mtls_modes"),
         (workload(), "node", "<absent>", "node: missing"),
         (service(), "addresses", ["web.shop"], "web.shop"),
         (service(), "ports", [{"name": "x", "port": 80, "target_port": 0}], "target_port"),
