@@ -40,6 +40,30 @@ static __always_inline void mesh_forget(struct bpf_sock_addr *ctx)
 		bpf_sk_storage_delete(&mesh_origin_v1, sk);
 }
 
+/* A connect() that goes where it wants to: if that is a port of a workload of this namespace, sk_lookup, which knows no
+ * cgroup, is told whether an enrolled process comes, and whether to its own workload. */
+static __always_inline void mesh_announce(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to, __u64 netns)
+{
+	struct mesh_port_key key = { .netns = netns, .at.port = to->port };
+	struct mesh_own_key own = { .port = to->port };
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_client *mine;
+
+	if (!sk)
+		return;
+	if (bpf_map_lookup_elem(&mesh_port_v1, &key))
+		own.cgroup_id = mesh_enrolled_cgroup();
+	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, own.cgroup_id ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (!mine || mine->role == MESH_CLIENT_OF_DIAL)
+		return; /* the agent's own mark stays */
+	if (!own.cgroup_id) {
+		bpf_sk_storage_delete(&mesh_client_v1, sk); /* of an earlier connect() */
+		return;
+	}
+	mine->client = (struct mesh_endpoint){};
+	mine->role = bpf_map_lookup_elem(&mesh_own_v1, &own) ? MESH_CLIENT_OWN : MESH_CLIENT_ENROLLED;
+}
+
 /* Decide over a connect() to `to`; on capture `to` becomes where it goes instead. */
 static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx, struct mesh_endpoint *to)
 {
@@ -83,6 +107,7 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 		mesh_loopback_like(&asked, listener->port, to);
 	} else {
 		mesh_forget(ctx);
+		mesh_announce(ctx, to, netns);
 	}
 	return decision.verdict;
 }

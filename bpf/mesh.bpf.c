@@ -17,6 +17,9 @@ struct mesh_vocabulary {
 	enum mesh_cgroup_flag cgroup_flags;
 	enum mesh_config_flag config_flags;
 	enum mesh_client_role client_roles;
+	enum mesh_port_mode port_modes;
+	enum mesh_port_flag port_flags;
+	struct mesh_steer_key steer_key;
 	__u32 max_depth;
 };
 

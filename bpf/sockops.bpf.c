@@ -59,7 +59,7 @@ static __always_inline bool mesh_dial_of(struct bpf_sock_ops *ctx, struct mesh_d
 	return dials ? mesh_read_ends(ctx, &key->agent, &key->app) : mesh_read_ends(ctx, &key->app, &key->agent);
 }
 
-/* A socket that the agent marked is about to send its SYN: from now on its addresses are known. */
+/* A socket that the agent, or connect, marked is about to send its SYN: from now on its addresses are known. */
 static __always_inline void mesh_dialling(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -69,7 +69,7 @@ static __always_inline void mesh_dialling(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return;
 	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0);
-	if (!mine || mine->role != MESH_CLIENT_OF_DIAL || !mesh_dial_of(ctx, &key, true))
+	if (!mine || mine->role == MESH_CLIENT_OF_SERVER || !mesh_dial_of(ctx, &key, true))
 		return;
 	client = *mine;
 	bpf_sk_storage_delete(&mesh_client_v1, sk);

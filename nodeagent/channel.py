@@ -41,6 +41,8 @@ class Start:
     """``stdout``, ``off`` or a path."""
     log_level: str = "info"
     cluster: str = ""
+    inbound_port: int = 15006
+    """Where the kernel brings plaintext from outside the mesh."""
     splice: bool = False
     """Whether same-node flows may be handed to the kernel; the manager has tested that it can."""
     dns_port: int = 0

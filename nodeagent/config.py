@@ -41,6 +41,7 @@ class Ports:
     """The ports of an agent: TCP, and ``dns`` with the three after it UDP. ``admin`` listens on loopback only."""
 
     outbound: int = 15001
+    inbound: int = 15006
     tunnel: int = 15008
     admin: int = 15000
     metrics: int = 15020

@@ -17,11 +17,13 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from control.wire.watch import Batch
 from nodeagent.admin.apps import debug_app, metrics_app, ready_app
 from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
 from nodeagent.capture.controller import Capture, CaptureSettings
+from nodeagent.capture.ports import AGENT_PORTS
 from nodeagent.channel import Start
 from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
@@ -37,10 +39,12 @@ from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.parts import Parts
+from nodeagent.manager.plaintext import PlaintextPorts
 from nodeagent.manager.samples import Samples
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
+from nodeagent.namespaces.handle import own
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.aggregate import Aggregate
 
@@ -78,18 +82,16 @@ class Agent:
             self._capture = None if open_capture is None else open_capture(capture_settings(config))
             if self._capture is not None:
                 undo.callback(self._capture.close)
+            self._plaintext = self._open_plaintext(undo)
             self._splice = self._open_splice()
             undo.pop_all()
         self._discovery = Discovery(self._directory, self._on_applied)
         self._hub = self._make_hub()
         self._supervisor = Supervisor(self._hub, self._workers, worker_command)
         self._membership = Membership(
-            config.control,
-            config.node,
-            lambda: read_token(config.token, config.token_file),
-            self._directory,
+            config.control, config.node, lambda: read_token(config.token, config.token_file), self._directory,
             self._on_member,
-        )
+        )  # fmt: skip
         self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
         self._enroller = self._make_enroller()
         self._session = Session(random.random)
@@ -114,6 +116,14 @@ class Agent:
             self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch, self._config.clear_switch
         )
 
+    def _open_plaintext(self, undo: contextlib.ExitStack) -> PlaintextPorts | None:
+        if self._capture is None:
+            return None
+        reserved = AGENT_PORTS | frozenset(asdict(self._config.ports).values())
+        opened = PlaintextPorts(self._capture.open_inbound(), self._config.node, lambda _: (own(),), reserved)
+        undo.callback(opened.close)
+        return opened
+
     def _make_enroller(self) -> Enroller | None:
         if self._capture is None:
             return None
@@ -122,7 +132,7 @@ class Agent:
             self._capture,
             config.node,
             (config.ports.outbound, config.dns_port),
-            hub.publish_enrolment,
+            self._on_enrolment,
             lambda: hub.serving > 0,
         )
 
@@ -193,7 +203,7 @@ class Agent:
             config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
             capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
             supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
-            session=self._session, follower=self._follower,
+            session=self._session, follower=self._follower, plaintext=self._plaintext,
         )  # fmt: skip
 
     def _start_message(self) -> Start:
@@ -202,6 +212,7 @@ class Agent:
             node=config.node,
             index=0,
             outbound_port=config.ports.outbound,
+            inbound_port=config.ports.inbound,
             tunnel_port=config.ports.tunnel,
             tunnel_addresses=config.addresses,
             pin_dir=str(self._capture.pin_dir) if self._capture is not None else "",
@@ -228,6 +239,8 @@ class Agent:
             tasks |= {"membership": self._membership.run, "watch": self._follower.run}
         if self._enroller is not None:
             tasks["enrol"] = self._enroller.run
+        if self._plaintext is not None:
+            tasks["plaintext"] = self._plaintext.run
         return tasks
 
     async def _resilient(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -255,6 +268,8 @@ class Agent:
 
     def _close(self) -> None:
         self._splice.close()
+        if self._plaintext is not None:
+            self._plaintext.close()
         if self._capture is not None:
             self._capture.close()
         self._directory.close()
@@ -265,8 +280,15 @@ class Agent:
         self._keeper.want(self._discovery.state.identities_on(self._config.node))
         if self._enroller is not None:
             self._enroller.changed(self._discovery.state)
+        if self._plaintext is not None:
+            self._plaintext.changed(self._discovery.state)
         if any(kind == "bundle" for kind, _ in applied.changed):
             self._trust_bundle()
+
+    def _on_enrolment(self, cgroups: dict[int, str]) -> None:
+        self._hub.publish_enrolment(cgroups)
+        if self._plaintext is not None:
+            self._plaintext.enrolled(cgroups)
 
     def _trust_bundle(self) -> None:
         credential = self._membership.credential

@@ -55,6 +55,13 @@ class Reason(Enum):
     POLICY_REVOKED = Explanation(
         "policy-revoked", Fault.OPERATOR, "DENY", "a policy change refused a connection that was open"
     )
+    PLAINTEXT_REFUSED = Explanation(
+        "plaintext-refused",
+        Fault.SOURCE,
+        "DENY",
+        "the client is not in the mesh and PeerAuthentication is STRICT; enrol the client, or set the port's mode to "
+        "PERMISSIVE",
+    )
     WORKLOAD_REMOVED = Explanation(
         "workload-removed",
         Fault.OPERATOR,

@@ -130,12 +130,59 @@ struct mesh_dial_key {
 enum mesh_client_role {
 	MESH_CLIENT_OF_DIAL = 1, /* in the agent's socket, before it connects; and on the way to the server's */
 	MESH_CLIENT_OF_SERVER = 2, /* in the server's socket: getpeername() shows it */
+	MESH_CLIENT_OWN = 3, /* a workload's process connects to a port of the workload itself; before it connects, and on its way */
+	MESH_CLIENT_ENROLLED = 4, /* ... of another workload, past the agent */
 };
 
 /* For whom the agent speaks. */
 struct mesh_client {
 	struct mesh_endpoint client; /* port 0: not known, the agent's own address is shown */
 	__u32 role; /* enum mesh_client_role */
+};
+
+/* A port of a workload of this node. Address ::, for every port: all addresses of the namespace, because a server may
+ * listen on any of them. */
+struct mesh_port_key {
+	__u64 netns; /* cookie of the network namespace */
+	struct mesh_endpoint at;
+	__u32 pad;
+};
+
+/* How plaintext from outside the mesh is met; whatever else it says is STRICT. */
+enum mesh_port_mode {
+	MESH_PORT_STRICT = 1, /* refused */
+	MESH_PORT_PERMISSIVE = 2, /* to the agent, which applies policy */
+	MESH_PORT_DISABLE = 3, /* let in */
+};
+
+enum mesh_port_flag {
+	MESH_PORT_PROBES = 1, /* programs of the node itself that are in no workload are let in */
+};
+
+struct mesh_port {
+	__u32 mode; /* enum mesh_port_mode */
+	__u32 flags; /* enum mesh_port_flag */
+};
+
+/* A cgroup and a port of the workload that it belongs to. */
+struct mesh_own_key {
+	__u64 cgroup_id;
+	__be16 port;
+	__u16 pad[3];
+};
+
+/* A listener of an agent's worker for plaintext. */
+struct mesh_steer_key {
+	__u64 netns; /* cookie of the network namespace */
+	__u32 worker;
+	__u32 v6;
+};
+
+/* What becomes of a connection that arrives. */
+enum mesh_arrival_verdict {
+	MESH_ARRIVAL_PASS = 0,
+	MESH_ARRIVAL_STEER = 1,
+	MESH_ARRIVAL_REFUSE = 2,
 };
 
 /* What became of a connect(). */
@@ -167,6 +214,11 @@ enum mesh_count {
 	MESH_COUNT_DNS_NO_AGENT = 17, /* no agent answers: the question goes to the resolver itself */
 	MESH_COUNT_DNS_NO_SLOT = 18, /* one socket asks more resolvers than there are slots: it asks them itself */
 	MESH_COUNT_DNS_NO_ROOM = 19, /* no port, or no room to remember: the question goes to the resolver itself */
+	MESH_COUNT_INBOUND_OWN = 20, /* a workload connected to a port of its own */
+	MESH_COUNT_INBOUND_PROBE = 21, /* a health check of the node itself was let in */
+	MESH_COUNT_INBOUND_STEERED = 22, /* plaintext went to the agent (PERMISSIVE) */
+	MESH_COUNT_INBOUND_REFUSED = 23, /* plaintext was refused (STRICT) */
+	MESH_COUNT_INBOUND_NO_AGENT = 24, /* plaintext was refused, because no agent could decide about it (PERMISSIVE) */
 	MESH_COUNT_END, /* not a counter */
 };
 
@@ -179,5 +231,8 @@ _Static_assert(sizeof(struct mesh_flow_key) == 32, "mesh_flow_key");
 _Static_assert(sizeof(struct mesh_flow) == 56, "mesh_flow");
 _Static_assert(sizeof(struct mesh_dial_key) == 48, "mesh_dial_key");
 _Static_assert(sizeof(struct mesh_client) == 24, "mesh_client");
+_Static_assert(sizeof(struct mesh_port_key) == 32, "mesh_port_key");
+_Static_assert(sizeof(struct mesh_own_key) == 16, "mesh_own_key");
+_Static_assert(sizeof(struct mesh_steer_key) == 16, "mesh_steer_key");
 
 #endif

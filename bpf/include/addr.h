@@ -115,4 +115,35 @@ static __always_inline bool mesh_read_ends(const struct bpf_sock_ops *ctx, struc
 	return true;
 }
 
+/* Both ends of a connection that arrives. */
+static __always_inline void mesh_read_arrival(const struct bpf_sk_lookup *ctx, struct mesh_endpoint *local,
+					      struct mesh_endpoint *remote)
+{
+	if (ctx->family == MESH_AF_INET) {
+		mesh_set_v4(&local->addr, *(const volatile __u32 *)&ctx->local_ip4);
+		mesh_set_v4(&remote->addr, *(const volatile __u32 *)&ctx->remote_ip4);
+	} else {
+		local->addr.word[0] = ctx->local_ip6[0];
+		local->addr.word[1] = ctx->local_ip6[1];
+		local->addr.word[2] = ctx->local_ip6[2];
+		local->addr.word[3] = ctx->local_ip6[3];
+		remote->addr.word[0] = ctx->remote_ip6[0];
+		remote->addr.word[1] = ctx->remote_ip6[1];
+		remote->addr.word[2] = ctx->remote_ip6[2];
+		remote->addr.word[3] = ctx->remote_ip6[3];
+	}
+	local->port = bpf_htons((__u16)ctx->local_port); /* host order in this context */
+	local->pad = 0;
+	remote->port = ctx->remote_port;
+	remote->pad = 0;
+}
+
+/* Any address that never leaves the namespace (127.0.0.0/8 or ::1). */
+static __always_inline bool mesh_stays_inside(const struct mesh_addr *addr)
+{
+	if (mesh_is_v4(addr))
+		return (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return mesh_is_loopback(addr);
+}
+
 #endif

@@ -21,6 +21,14 @@
 #define MESH_DNS_SLOTS 4
 /* UDP sockets that ask, the least recent goes first; a socket that was forgotten gets no answer and asks anew. */
 #define MESH_MAX_ASKERS 65536
+/* (namespace, address, port) of workloads of one node; allocated as they come. */
+#define MESH_MAX_PORTS 262144
+/* Addresses of one host. */
+#define MESH_MAX_LOCALS 16384
+/* Workers of an agent (MAX_WORKERS in config.py). */
+#define MESH_MAX_WORKERS 256
+/* Listeners for plaintext: two for each worker and namespace. */
+#define MESH_MAX_STEERS 65536
 /* Slots for counters, so that a new counter does not change the map. */
 #define MESH_MAX_COUNTERS 64
 /* Levels of the cgroup tree below which nothing can be enrolled (the loader refuses it). */

@@ -50,4 +50,34 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 	return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_CAPTURED };
 }
 
+struct mesh_arrival {
+	__u32 mode; /* enum mesh_port_mode, or whatever the map holds */
+	bool agent; /* the agent itself connects */
+	bool own; /* the workload connects to itself */
+	bool probe; /* a program of the node that is in no workload, and the port is open to such */
+	bool listener; /* a worker takes plaintext in this namespace */
+};
+
+struct mesh_arrival_decision {
+	enum mesh_arrival_verdict verdict;
+	enum mesh_count reason; /* MESH_COUNT_END: nothing to count */
+};
+
+/* Over a connection to a port of a workload. Fails closed: a mode that is not known is STRICT, and without an agent to
+ * apply policy PERMISSIVE lets nobody in either. */
+static __always_inline struct mesh_arrival_decision mesh_decide_arrival(const struct mesh_arrival *facts)
+{
+	if (facts->agent || facts->mode == MESH_PORT_DISABLE)
+		return (struct mesh_arrival_decision){ MESH_ARRIVAL_PASS, MESH_COUNT_END };
+	if (facts->own)
+		return (struct mesh_arrival_decision){ MESH_ARRIVAL_PASS, MESH_COUNT_INBOUND_OWN };
+	if (facts->probe)
+		return (struct mesh_arrival_decision){ MESH_ARRIVAL_PASS, MESH_COUNT_INBOUND_PROBE };
+	if (facts->mode != MESH_PORT_PERMISSIVE)
+		return (struct mesh_arrival_decision){ MESH_ARRIVAL_REFUSE, MESH_COUNT_INBOUND_REFUSED };
+	if (!facts->listener)
+		return (struct mesh_arrival_decision){ MESH_ARRIVAL_REFUSE, MESH_COUNT_INBOUND_NO_AGENT };
+	return (struct mesh_arrival_decision){ MESH_ARRIVAL_STEER, MESH_COUNT_INBOUND_STEERED };
+}
+
 #endif

@@ -105,6 +105,43 @@ struct {
 	__type(value, struct mesh_asked);
 } mesh_asker_v1 SEC(".maps");
 
+/* How plaintext to a port is met. Writer: agent. Reader: connect, sk_lookup. It stays when the agent dies: STRICT goes on
+ * refusing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_PORTS);
+	__type(key, struct mesh_port_key);
+	__type(value, struct mesh_port);
+} mesh_port_v1 SEC(".maps");
+
+/* Which ports are a cgroup's own workload's. Writer: agent. Reader: connect. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_PORTS);
+	__type(key, struct mesh_own_key);
+	__type(value, __u32); /* 1 */
+} mesh_own_v1 SEC(".maps");
+
+/* Addresses of the host itself. Writer: agent. Reader: sk_lookup. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_LOCALS);
+	__type(key, struct mesh_addr);
+	__type(value, __u32); /* 1 */
+} mesh_local_v1 SEC(".maps");
+
+/* The listeners that take plaintext; one is enough, the kernel goes on to its SO_REUSEPORT group. Writer: agent's workers.
+ * Reader: sk_lookup. A listener leaves it when it is closed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, MESH_MAX_STEERS);
+	__type(key, struct mesh_steer_key);
+	__type(value, __u64);
+} mesh_steer_v1 SEC(".maps");
+
 /* Index: enum mesh_count. Writer: all hooks. Reader: agent (metrics). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -12,7 +12,8 @@ from pathlib import Path
 from control.wire.discovery import Workload
 from control.wire.governed import DNS_LABEL
 from nodeagent.capture.apply import MapWriter
-from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id
+from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id, own_cgroup_ids
+from nodeagent.capture.inbound import InboundGuard
 from nodeagent.capture.plan import Destinations, Enrolment, enrol
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
@@ -103,6 +104,18 @@ class Capture:
     def cgroup_root(self) -> Path:
         """Below which workloads are."""
         return self._tree.root
+
+    def open_inbound(self) -> InboundGuard:
+        """The handle on plaintext that arrives. CgroupError if the agent's own connections would not be known for what
+        they are: the programs that mark them see only what is below ``cgroup_root``.
+        """
+        root = cgroup_id(self._tree.root)
+        if root not in own_cgroup_ids():
+            raise CgroupError(
+                f"the agent runs outside of its cgroup root {self._tree.root}: workloads could not tell its connections"
+                " from plaintext; start it in a cgroup below, or set cgroup_root to one that holds the agent as well"
+            )
+        return InboundGuard(self._pins)
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """Connections of this process's network namespace go to ``port`` on loopback, and only this user may bind it.

@@ -9,13 +9,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip, parse_port
-from control.wire.discovery import Service, Workload
+from control.wire.discovery import MtlsMode, Service, Workload
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.explain import explain as judge
+from nodeagent.policy.plaintext import effective_mode
 from nodeagent.relay.decide import policy_connection, registered_address
 from nodeagent.state.targets import ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 
+_MODES = {
+    MtlsMode.STRICT: "STRICT: refused, whatever policies say",
+    MtlsMode.PERMISSIVE: "PERMISSIVE: the agent takes it, and policies decide",
+    MtlsMode.DISABLE: "DISABLE: the agent does not see it, and no policy applies",
+}
 MAX_ENDPOINTS = 20
 """Endpoints of a service that are looked at; a service has one policy more often than not."""
 
@@ -107,8 +113,13 @@ def _endpoint(
         )
     else:
         connection = Connection(None, client, address.ip, port)
-        way = "plaintext from outside the mesh, if the workload's mode lets it in"
+        way = "plaintext from outside the mesh"
     steps = [Step(f"endpoint {endpoint.uid}", True, f"{address}, {way}")]
+    if not isinstance(client, Workload):
+        mode = effective_mode(endpoint, port)
+        steps.append(Step("peer authentication", mode is not MtlsMode.STRICT, _MODES[mode]))
+        if mode is not MtlsMode.PERMISSIVE:
+            return steps, mode is MtlsMode.DISABLE
     judged = judge(connection, state.policies_of(endpoint))
     steps += [
         Step(f"policy {step.policy}" if step.policy else "policy", step.matched, f"{step.place}: {step.why}")

@@ -22,6 +22,10 @@ COUNT_MAP = "mesh_count_v1"
 ORIGIN_MAP = "mesh_origin_v1"
 DIAL_MAP = "mesh_dial_v1"
 CLIENT_MAP = "mesh_client_v1"
+PORT_MAP = "mesh_port_v1"
+OWN_MAP = "mesh_own_v1"
+STEER_MAP = "mesh_steer_v1"
+LOCAL_MAP = "mesh_local_v1"
 DNS_MAP = "mesh_dns_v1"
 ASKER_MAP = "mesh_asker_v1"
 RESOLVERS_MAP = "mesh_resolv_v1"
@@ -59,10 +63,14 @@ ASKED = Layout("mesh_asked", ("cgroup_id", "Q"), ("resolver", "20s"), ("pid", "I
 
 DIAL_KEY = Layout("mesh_dial_key", ("netns", "Q"), ("agent", "20s"), ("app", "20s"))
 CLIENT = Layout("mesh_client", ("client", "20s"), ("role", "I"))
+PORT_KEY = Layout("mesh_port_key", ("netns", "Q"), ("at", "20s"), ("pad", "I"))
+PORT = Layout("mesh_port", ("mode", "I"), ("flags", "I"))
+OWN_KEY = Layout("mesh_own_key", ("cgroup_id", "Q"), ("port", "2s"), ("pad", "6s"))
+STEER_KEY = Layout("mesh_steer_key", ("netns", "Q"), ("worker", "I"), ("v6", "I"))
 
 LAYOUTS = (
     ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
-    DNS, RESOLVERS, ASKER, ASKED,
+    DNS, RESOLVERS, ASKER, ASKED, PORT_KEY, PORT, OWN_KEY, STEER_KEY,
 )  # fmt: skip
 
 
@@ -90,6 +98,22 @@ class ClientRole(IntEnum):
 
     OF_DIAL = 1
     OF_SERVER = 2
+    OWN = 3
+    ENROLLED = 4
+
+
+class PortMode(IntEnum):
+    """``enum mesh_port_mode``."""
+
+    STRICT = 1
+    PERMISSIVE = 2
+    DISABLE = 3
+
+
+class PortFlag(IntFlag):
+    """``enum mesh_port_flag``."""
+
+    PROBES = 1
 
 
 class Count(IntEnum):
@@ -115,6 +139,11 @@ class Count(IntEnum):
     DNS_NO_AGENT = 17
     DNS_NO_SLOT = 18
     DNS_NO_ROOM = 19
+    INBOUND_OWN = 20
+    INBOUND_PROBE = 21
+    INBOUND_STEERED = 22
+    INBOUND_REFUSED = 23
+    INBOUND_NO_AGENT = 24
 
 
 class AttachType(IntEnum):
@@ -131,6 +160,7 @@ class AttachType(IntEnum):
     UDP6_RECVMSG = 20
     INET4_GETPEERNAME = 29
     INET6_GETPEERNAME = 30
+    SK_LOOKUP = 36
 
 
 PROGRAMS: dict[str, AttachType] = {
@@ -149,6 +179,10 @@ PROGRAMS: dict[str, AttachType] = {
 """Program -> hook, in the order of attaching: nothing is captured before the hooks that a captured connection needs
 are in place.
 """
+
+
+INBOUND_PROGRAM = "mesh_inbound"
+"""Of an object of its own, attached to network namespaces."""
 
 
 def port_bytes(port: int) -> bytes:

@@ -21,7 +21,7 @@ _ABSENT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524)
 """What the kernel answers to a request that it does not know (524 is its internal ENOTSUPP)."""
 
 _MAP_ARRAY, _MAP_LRU_HASH, _MAP_SK_STORAGE = 2, 9, 24
-_PROG_CGROUP_SOCK, _PROG_SOCK_OPS, _PROG_SOCK_ADDR = 9, 13, 18
+_PROG_CGROUP_SOCK, _PROG_SOCK_OPS, _PROG_SOCK_ADDR, _PROG_SK_LOOKUP = 9, 13, 18, 30
 _SOCKET_COOKIE, _NETNS_COOKIE, _ANCESTOR = 46, 122, 123
 _INSTRUCTION = struct.Struct("=BBhi")
 
@@ -93,6 +93,7 @@ _HOOKS = {
     AttachType.UDP6_SENDMSG: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
     AttachType.UDP4_RECVMSG: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.2 or later",
     AttachType.UDP6_RECVMSG: "CONFIG_CGROUP_BPF and CONFIG_IPV6, Linux 5.2 or later",
+    AttachType.SK_LOOKUP: "CONFIG_BPF_SYSCALL and CONFIG_INET, Linux 5.9 or later",
     AttachType.SOCK_OPS: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.15 or later",
 }
 
@@ -146,7 +147,9 @@ def _attach(cgroup_root: Path) -> None:
 def _program(hook: AttachType) -> None:
     """A program of that hook that calls the helpers which ours calls there."""
     helpers: tuple[int, ...]
-    if hook is AttachType.SOCK_OPS:
+    if hook is AttachType.SK_LOOKUP:
+        kind, helpers = _PROG_SK_LOOKUP, ()
+    elif hook is AttachType.SOCK_OPS:
         kind, helpers = _PROG_SOCK_OPS, (_SOCKET_COOKIE, _NETNS_COOKIE)
     elif hook in (AttachType.INET4_POST_BIND, AttachType.INET6_POST_BIND):
         kind, helpers = _PROG_CGROUP_SOCK, (_NETNS_COOKIE, _ANCESTOR)

@@ -53,6 +53,7 @@ class Documents:
             "certificates": facts.certificates_document(parts.membership, parts.keeper),
             "capture": self._capture(),
             "splice": parts.splice.document(),
+            "plaintext": parts.plaintext.document() if parts.plaintext is not None else {},
             "errors": facts.errors_document(parts.aggregate.samples()),
         }
 

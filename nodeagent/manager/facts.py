@@ -16,6 +16,7 @@ from nodeagent.identity.rotation import Status
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
 from nodeagent.manager.svids import SvidKeeper
+from nodeagent.policy.plaintext import effective_mode
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 
@@ -163,6 +164,7 @@ def workloads_document(state: NodeState, node: str, cgroups: Mapping[int, str]) 
             "selector": workload.selectors.systemd_unit or workload.selectors.cgroup_path or "",
             "cgroups": sorted(by_uid.get(workload.uid, [])),
             "policies": list(workload.policies),
+            "plaintext": {str(port): effective_mode(workload, port).value for port in workload.ports},
         }
         for workload in sorted(state.local_workloads(node), key=lambda item: item.uid)
     ]

@@ -21,6 +21,7 @@ class Health:
         lifecycle.warns("identities", self.identities)
         lifecycle.warns("disk", lambda: self._parts.discovery.save_error)
         lifecycle.warns("capture", self.capture)
+        lifecycle.warns("plaintext", self.plaintext)
         lifecycle.warns("state", self.state)
 
     def no_state(self) -> str:
@@ -60,6 +61,11 @@ class Health:
         """What cannot be captured."""
         enroller = self._parts.enroller
         return "; ".join(enroller.problems) if enroller is not None else ""
+
+    def plaintext(self) -> str:
+        """Where plaintext is not met as it should be."""
+        plaintext = self._parts.plaintext
+        return "; ".join(plaintext.problems) if plaintext is not None else ""
 
     def state(self) -> str:
         """What control told and could not be read, or referred to and did not tell."""

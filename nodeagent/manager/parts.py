@@ -13,6 +13,7 @@ from nodeagent.manager.discovery import Discovery
 from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
+from nodeagent.manager.plaintext import PlaintextPorts
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import Supervisor
 from nodeagent.manager.svids import SvidKeeper
@@ -37,5 +38,6 @@ class Parts:
     membership: Membership
     keeper: SvidKeeper
     enroller: Enroller | None
+    plaintext: PlaintextPorts | None
     session: Session
     follower: Follower

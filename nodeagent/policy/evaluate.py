@@ -55,7 +55,7 @@ class Denial:
     """A refusal."""
 
     reason: Reason
-    """POLICY_DENIED or POLICY_MISSING."""
+    """POLICY_DENIED or POLICY_MISSING; PLAINTEXT_REFUSED where no policy was asked."""
     policy: str | None
     """The uid of the policy that refused (or is missing or broken); None: several, or no ALLOW policy matched."""
     detail: str

@@ -1,7 +1,8 @@
 """What becomes of a connection: pure decisions over the node's state, each a plan or a refusal with its reason.
 
-``outbound`` is asked for a captured connection, ``inbound`` for a stream that another node's agent opened. The agent
-of the destination has the last word, so only it (and the one agent of a same-node connection) evaluates policy.
+``outbound`` is asked for a captured connection, ``inbound`` for a stream that another node's agent opened,
+``plaintext`` for a connection from outside the mesh that the kernel gave to the agent. The agent of the destination has
+the last word, so only it (and the one agent of a same-node connection) evaluates policy.
 """
 
 from __future__ import annotations
@@ -64,6 +65,17 @@ class InboundPlan:
     identity; else the tunnel's."""
     claimed_address: SocketAddress | None
     """A claim that is not believed; for the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaintextPlan:
+    """Plaintext from outside the mesh goes to a workload of this node."""
+
+    permit: Permit
+    destination: Workload
+    address: SocketAddress
+    """What the client asked for, and where the agent connects: it makes nothing reachable that was not."""
+    service: Service | None
 
 
 def dial_address(workload: Workload, address: SocketAddress) -> SocketAddress:
@@ -242,3 +254,37 @@ def _claimed_source(state: NodeState, identity: SpiffeId, request: ConnectReques
                  and k not in ("k8s.namespace.name", "k8s.cluster.name")), "")  # fmt: skip
     workload = state.by_namespace_name(namespace, name) if namespace and name else None
     return workload if workload is not None and workload.identity == str(identity) else None
+
+
+def plaintext(
+    state: NodeState, node: str, client: SocketAddress, asked_for: SocketAddress, authorizer: Authorizer
+) -> PlaintextPlan | Refusal:
+    """Decide for a connection from outside the mesh: nobody vouches for the client, its address is all there is."""
+    if not state.ready:
+        return Refusal(reason=Reason.NOT_READY, detail="the agent has no state from control yet")
+    destination = _listening(state, node, asked_for)
+    if destination is None:
+        detail = f"{asked_for} is a port of no workload of this node, or of several"
+        return Refusal(reason=Reason.UNKNOWN_DESTINATION, detail=detail)
+    service = state.service_before(destination, asked_for.port)
+    connection = Connection(
+        source_identity=None, source_ip=client.ip, destination_ip=asked_for.ip, destination_port=asked_for.port
+    )
+    verdict = authorizer.authorize(destination, connection)
+    if isinstance(verdict, Denial):
+        return Refusal(reason=verdict.reason, detail=verdict.detail, destination=destination, service=service)
+    return PlaintextPlan(permit=verdict, destination=destination, address=asked_for, service=service)
+
+
+def _listening(state: NodeState, node: str, address: SocketAddress) -> Workload | None:
+    """The workload whose server is at this address: by the address itself, where the agent would connect to it, or
+    alone with that port on the node."""
+    here = [w for w in state.local_workloads(node) if address.port in w.ports]
+    for found in (
+        [w for w in here if address.ip in w.addresses],
+        [w for w in here if address.ip == w.app_address],
+        here,
+    ):
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None

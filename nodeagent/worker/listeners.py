@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, Server
-from collections.abc import Iterable
+from asyncio import AbstractEventLoop, BaseProtocol, Server
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from control.wire.address import SocketAddress
+from nodeagent.capture.inbound import SteerTable
+from nodeagent.namespaces.handle import own
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
+from nodeagent.relay.io.plaintext import Plaintext
 from nodeagent.relay.io.sockets import ListenError, listen, spread
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
@@ -28,14 +31,28 @@ class Listeners:
 
     async def open_captured(self, outbound: Outbound, port: int) -> None:
         """Where captured connections arrive. ListenError."""
+        await self._on_loopback(outbound.leg, port)
+
+    async def open_plaintext(self, plaintext: Plaintext, port: int, steers: SteerTable) -> None:
+        """Where the kernel brings plaintext of this process's network namespace. ListenError, BpfError."""
+        cookie = own().cookie
+        for server, ip in await self._on_loopback(plaintext.leg, port):
+            for handle in server.sockets:
+                steers.add(cookie, handle.fileno(), v6=":" in ip)
+
+    async def _on_loopback(self, leg: Callable[[], BaseProtocol], port: int) -> list[tuple[Server, str]]:
+        opened = []
         for ip in ("127.0.0.1", "::1"):
             address = SocketAddress(ip, port)
             try:
-                self._add(await listen(self._loop, outbound.leg, address, reset_on_close=True))
+                opened.append((await listen(self._loop, leg, address, reset_on_close=True), ip))
             except ListenError:
                 if address.family == 4 or HOST_HAS_IPV6:
                     raise
-                _log.warning("this host has no IPv6: only IPv4 connections are captured")
+                _log.warning("this host has no IPv6: only IPv4 connections are served on port %d", port)
+        for server, _ in opened:
+            self._add(server)
+        return opened
 
     async def open_tunnels(self, inbound: Inbound, addresses: Iterable[str], port: int) -> None:
         """Where other agents connect. ListenError."""

@@ -6,6 +6,7 @@ import logging
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from control.wire.address import SocketAddress
 from nodeagent import channel
 from nodeagent.capture.askers import AskerTable
 from nodeagent.capture.clients import ClientTable
+from nodeagent.capture.inbound import SteerTable
 from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.dns.io.desk import Desk
 from nodeagent.dns.io.service import DnsService
@@ -26,6 +28,7 @@ from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
+from nodeagent.relay.io.plaintext import Plaintext
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.sockets import orderly_close
 from nodeagent.relay.io.splicing import Splicing
@@ -79,9 +82,12 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
 
 
 async def open_listeners(start: channel.Start, carrier: Carrier) -> None:
-    """From now on connections and DNS questions are accepted. ListenError or DnsPortError."""
+    """From now on connections and DNS questions are accepted. ListenError, DnsPortError, LoaderError."""
     if start.pin_dir:
         await carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
+        plaintext = Plaintext(carrier.services, start.inbound_port)
+        with closing(SteerTable(Path(start.pin_dir), start.index)) as steers:
+            await carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
     if carrier.dns is not None:
         await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
     await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)

@@ -60,6 +60,8 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
         ("mesh_cgroup_flag", "MESH_CGROUP_", abi.CgroupFlag),
         ("mesh_config_flag", "MESH_CONFIG_", abi.ConfigFlag),
         ("mesh_client_role", "MESH_CLIENT_", abi.ClientRole),
+        ("mesh_port_mode", "MESH_PORT_", abi.PortMode),
+        ("mesh_port_flag", "MESH_PORT_", abi.PortFlag),
     ],
 )
 def test_every_enum_has_the_same_words(types: list[dict[str, Any]], name: str, prefix: str, mirror: Any) -> None:
@@ -74,7 +76,7 @@ def test_the_maps_are_those_that_we_open_and_their_names_fit_the_kernel(types: l
     names = {by_id[variable["type_id"]]["name"] for variable in maps["vars"]}
     assert names == {
         abi.DESTINATION_MAP, abi.CGROUP_MAP, abi.LISTENER_MAP, abi.CONFIG_MAP, abi.FLOW_MAP, abi.COUNT_MAP,
-        abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP,
+        abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP, abi.PORT_MAP, abi.OWN_MAP, abi.STEER_MAP, abi.LOCAL_MAP,
         abi.ORIGIN_MAP, abi.DNS_MAP, abi.ASKER_MAP, abi.RESOLVERS_MAP,
     }  # fmt: skip
     assert all(re.fullmatch(r"mesh_[a-z]+_v[0-9]+", name) and len(name) <= MAX_MAP_NAME for name in names)

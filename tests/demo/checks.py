@@ -162,7 +162,7 @@ def outsider(cast: Cast) -> str:
     try:
         cast.curl(cast.outsider, f"http://{WEB}/")
     except OSError:
-        return f"its connection went straight to nginx, which saw {seen}; virtual addresses mean nothing to it"
+        return f"let in as plaintext (PERMISSIVE); nginx saw {seen}; virtual addresses mean nothing to it"
     raise CheckError("the virtual address was served to a program outside the mesh")
 
 

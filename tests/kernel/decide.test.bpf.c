@@ -50,4 +50,26 @@ int ask(struct __sk_buff *skb)
 	return bpf_skb_store_bytes(skb, OFFSET, &answer, sizeof(answer), 0) ? 2 : 0;
 }
 
+struct arrival {
+	__u8 mode, agent, own, probe, listener, pad[3];
+};
+
+SEC("tc")
+int ask_arrival(struct __sk_buff *skb)
+{
+	struct mesh_arrival_decision decision;
+	struct mesh_arrival facts = {};
+	struct arrival question;
+
+	if (bpf_skb_load_bytes(skb, OFFSET, &question, sizeof(question)))
+		return 0xffff;
+	facts.mode = question.mode;
+	facts.agent = question.agent;
+	facts.own = question.own;
+	facts.probe = question.probe;
+	facts.listener = question.listener;
+	decision = mesh_decide_arrival(&facts);
+	return decision.verdict << 8 | decision.reason;
+}
+
 char LICENSE[] SEC("license") = "GPL";

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nodeagent.loader.abi import Count
+from nodeagent.loader.abi import Count, PortMode
 from nodeagent.loader.objects import MeshObject
 
 HERE = Path(__file__).parent
@@ -27,9 +27,12 @@ MAPPED = bytes(10) + b"\xff\xff"
 Ask = Callable[[bytes, bytes], tuple[tuple[int, int], bool, bool, bytes, bool]]
 
 
+Run = Callable[[str, bytes], tuple[int, bytes]]
+
+
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """(five facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """(program, question) -> (its result, the packet after the Ethernet header)."""
     path = tmp_path_factory.mktemp("bpf") / "decide.test.bpf.o"
     subprocess.run(
         ["clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{BPF}",
@@ -49,21 +52,32 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     mesh = MeshObject(path)
     mesh.load()
 
-    def run(facts: bytes, addr: bytes) -> tuple[tuple[int, int], bool, bool, bytes, bool]:
-        packet = ffi.new("char[]", ETHERNET + facts + addr + bytes(64))
+    def run(program: str, question: bytes) -> tuple[int, bytes]:
+        packet = ffi.new("char[]", ETHERNET + question + bytes(64))
         out = ffi.new("char[]", 256)
         size = ffi.sizeof("struct bpf_test_run_opts")
         opts = ffi.new(
             "struct bpf_test_run_opts *",
             {"sz": size, "data_in": packet, "data_size_in": len(packet), "data_out": out, "data_size_out": 256},
         )
-        assert lib.bpf_prog_test_run_opts(mesh.program_fd("ask"), opts) == 0, os.strerror(ffi.errno)
-        assert opts.retval == 0
-        answer = struct.unpack_from("=BBBB16sI", ffi.buffer(out), len(ETHERNET))
-        return (answer[0], answer[1]), bool(answer[2]), bool(answer[3]), answer[4], bool(answer[5])
+        assert lib.bpf_prog_test_run_opts(mesh.program_fd(program), opts) == 0, os.strerror(ffi.errno)
+        return int(opts.retval), bytes(ffi.buffer(out))[len(ETHERNET) :]
 
     yield run
     mesh.close()
+
+
+@pytest.fixture(scope="module")
+def ask(run: Run) -> Ask:
+    """(five facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
+
+    def asked(facts: bytes, addr: bytes) -> tuple[tuple[int, int], bool, bool, bytes, bool]:
+        result, told = run("ask", facts + addr)
+        assert result == 0
+        answer = struct.unpack_from("=BBBB16sI", told)
+        return (answer[0], answer[1]), bool(answer[2]), bool(answer[3]), answer[4], bool(answer[5])
+
+    return asked
 
 
 def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool) -> tuple[int, Count]:
@@ -103,3 +117,24 @@ def test_addresses(ask: Ask, packed: bytes) -> None:
     assert v4 == (mapped is not None)
     assert loopback_like == (MAPPED + bytes([127, 0, 0, 1]) if v4 else bytes(15) + b"\x01")
     assert is_loopback == (str(mapped or address) in ("127.0.0.1", "::1"))
+
+
+def arrival_oracle(mode: int, agent: bool, own: bool, probe: bool, listener: bool) -> tuple[int, Count | None]:
+    """What ought to become of a connection to a workload's port."""
+    let_in, steered, refused = range(3)
+    if agent or mode == PortMode.DISABLE:
+        return let_in, None
+    if own or probe:
+        return let_in, Count.INBOUND_OWN if own else Count.INBOUND_PROBE
+    if mode == PortMode.PERMISSIVE:
+        return (steered, Count.INBOUND_STEERED) if listener else (refused, Count.INBOUND_NO_AGENT)
+    return refused, Count.INBOUND_REFUSED
+
+
+@pytest.mark.parametrize("mode", [0, *PortMode, 4, 255])
+def test_every_arrival(run: Run, mode: int) -> None:
+    for facts in product([False, True], repeat=4):
+        result, _ = run("ask_arrival", bytes((mode, *facts, 0, 0, 0)))
+        verdict, reason = divmod(result, 256)
+        wanted, counted = arrival_oracle(mode, *facts)
+        assert (verdict, reason) == (wanted, len(Count) if counted is None else counted), facts

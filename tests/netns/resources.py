@@ -84,6 +84,19 @@ def policy(
     }
 
 
+def peer_authentication(
+    name: str, mode: str, *, app: str | None = None, ports: dict[int, str] | None = None, namespace: str = NAMESPACE
+) -> dict[str, Any]:
+    """How plaintext is met by one app (on some ports otherwise), by its whole namespace, or by the whole mesh."""
+    spec: dict[str, Any] = {"mtls": {"mode": mode}}
+    if app is not None:
+        spec["selector"] = {"matchLabels": {"app": app}}
+    if ports:
+        spec["portLevelMtls"] = {str(port): {"mode": other} for port, other in ports.items()}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": API, "kind": "PeerAuthentication", "metadata": metadata, "spec": spec}
+
+
 def from_principal(account: str, namespace: str = NAMESPACE, **more: list[str]) -> dict[str, Any]:
     """A rule that matches one service account."""
     source = {"principals": [f"mesh.internal/ns/{namespace}/sa/{account}"], **more}

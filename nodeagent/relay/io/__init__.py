@@ -2,6 +2,6 @@
 
 Nouns: ``AppLeg`` (app: an application's socket), ``StreamLeg`` (streams: a tunnel's stream), ``Flow`` (flow: two
 legs, their record, and the rules of ending),
-``TunnelEnd`` (tunnel: TLS and HTTP/2 on a socket), ``Pool`` (pool: tunnels for reuse), ``Outbound`` and ``Inbound``
-(who accepts). Only ``sockets`` makes sockets. No TLS socket is ever an ``AppLeg``.
+``TunnelEnd`` (tunnel: TLS and HTTP/2 on a socket), ``Pool`` (pool: tunnels for reuse), ``Outbound``, ``Inbound`` and
+``Plaintext`` (who accepts). Only ``sockets`` makes sockets. No TLS socket is ever an ``AppLeg``.
 """

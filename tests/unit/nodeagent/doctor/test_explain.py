@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from control.wire.discovery import Action, MeshSettings, SourceMatch
+from control.wire.discovery import Action, MeshSettings, MtlsMode, SourceMatch
 from nodeagent.doctor.command import state_of
 from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
 from nodeagent.manager.facts import state_document
@@ -60,6 +60,25 @@ def test_what_is_not_in_the_mesh_bypasses_it(state: NodeState) -> None:
 def test_a_source_that_is_not_captured_is_told(state: NodeState) -> None:
     told = explain(state, "shop/client", "web", captured=())
     assert told.verdict == "refused" and "doctor" in whys(told)
+
+
+@pytest.mark.parametrize(
+    ("mode", "denied", "verdict"),
+    [
+        (MtlsMode.STRICT, False, "refused"),
+        (MtlsMode.PERMISSIVE, False, "allowed"),
+        (MtlsMode.PERMISSIVE, True, "refused"),
+        (MtlsMode.DISABLE, True, "allowed"),
+    ],
+)
+def test_plaintext_is_met_as_the_mode_says_and_then_as_policy_does(mode: MtlsMode, denied: bool, verdict: str) -> None:
+    deny = policy("p", Action.DENY, rule(SourceMatch(ip_blocks=("192.0.2.9" if denied else "192.0.2.10",))))
+    state = NodeState()
+    state.apply(snapshot(replace(WEB, port_mtls_modes={"8080": mode}), CLIENT, deny))
+    told = explain(state, "192.0.2.9", "10.0.0.1:8080")
+    assert told.verdict == verdict and mode.value in whys(told)
+    mesh = explain(state, "shop/client", "10.0.0.1:8080")
+    assert mesh.verdict == "allowed" and mode.value not in whys(mesh)
 
 
 def test_somebody_outside_has_no_identity(state: NodeState) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import AppProtocol, ServicePort
+from control.wire.discovery import Action, AppProtocol, MtlsMode, ServicePort, SourceMatch
 from control.wire.ids import SpiffeId
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.decide import InboundPlan, OutboundPlan, Refusal
+from nodeagent.relay.decide import InboundPlan, OutboundPlan, PlaintextPlan, Refusal
 from nodeagent.relay.protocol.request import ConnectRequest, Hostname
 from nodeagent.state.view import NodeState
 from tests.support.objects import delta, gone, policy, rule, service, snapshot, workload
@@ -229,3 +229,66 @@ def test_policy_has_the_last_word() -> None:
 def test_the_agent_dials_where_the_application_listens() -> None:
     assert decide.dial_address(WEB, TARGET) == TARGET
     assert decide.dial_address(workload(app_address="127.0.0.1"), TARGET) == SocketAddress("127.0.0.1", 8080)
+
+
+OUTSIDER = SocketAddress("192.0.2.9", 50_000)
+
+
+def plaintext(state: NodeState, asked_for: SocketAddress):
+    return decide.plaintext(state, "node-a", OUTSIDER, asked_for, Authorizer(state))
+
+
+def test_plaintext_goes_where_it_was_going_and_has_no_identity() -> None:
+    plan = plaintext(state_of(), SocketAddress("10.0.0.1", 8080))
+    assert isinstance(plan, PlaintextPlan)
+    assert (plan.destination, plan.address, plan.service) == (WEB, SocketAddress("10.0.0.1", 8080), SERVICE)
+    assert plan.permit.connection.source_identity is None
+    assert plan.permit.connection.source_ip == OUTSIDER.ip
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "found"),
+    [
+        (SocketAddress("10.0.0.1", 8080), "one"),
+        (SocketAddress("127.0.0.2", 8080), "two"),
+        (SocketAddress("10.0.0.77", 8080), None),
+        (SocketAddress("10.0.0.77", 8081), "two"),
+        (SocketAddress("10.0.0.1", 9), None),
+        (SocketAddress("10.0.0.2", 8080), None),
+    ],
+    ids=["its address", "where it listens", "of several", "alone with the port", "nobody's port", "another node's"],
+)
+def test_whose_port_plaintext_asks_for(asked_for: SocketAddress, found: str | None) -> None:
+    one = workload("one", addresses=("10.0.0.1",))
+    two = workload("two", addresses=("10.0.0.3",), app_address="127.0.0.2", ports=(8080, 8081))
+    plan = plaintext(state_of(one, two, AWAY), asked_for)
+    if found is None:
+        refused(plan, Reason.UNKNOWN_DESTINATION)
+    else:
+        assert isinstance(plan, PlaintextPlan) and plan.destination.name == found
+
+
+def test_strict_refuses_plaintext_before_any_policy_and_does_not_touch_the_mesh() -> None:
+    state = state_of(CLIENT, workload(mtls_mode=MtlsMode.STRICT, addresses=WEB.addresses), SERVICE)
+    refusal = plaintext(state, SocketAddress("10.0.0.1", 8080))
+    refused(refusal, Reason.PLAINTEXT_REFUSED)
+    assert isinstance(outbound(state, VIP), OutboundPlan)
+
+
+@pytest.mark.parametrize(
+    ("action", "source", "admitted"),
+    [
+        (Action.ALLOW, SourceMatch(principals=("*",)), False),
+        (Action.ALLOW, SourceMatch(ip_blocks=("192.0.2.0/24",)), True),
+        (Action.DENY, SourceMatch(ip_blocks=("192.0.2.0/24",)), False),
+        (Action.DENY, SourceMatch(principals=("*",)), True),
+    ],
+)
+def test_policy_about_plaintext(action: Action, source: SourceMatch, admitted: bool) -> None:
+    made = policy("p", action, rule(source))
+    state = state_of(workload(policies=(made.uid,)), made)
+    plan = plaintext(state, SocketAddress("10.0.0.1", 8080))
+    if admitted:
+        assert isinstance(plan, PlaintextPlan)
+    else:
+        refused(plan, Reason.POLICY_DENIED)
