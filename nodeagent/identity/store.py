@@ -6,11 +6,12 @@ does: whatever was made from them (a pool of tunnels) is keyed by it, and so die
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from OpenSSL import SSL
 
 from nodeagent.identity.keys import SvidMaterial
 from nodeagent.identity.tlsctx import check_bundle, client_context, server_context
@@ -26,10 +27,10 @@ class NoIdentityError(Exception):
 class Certificates(Protocol):
     """What the relay is handed: certificates to use, none to change."""
 
-    def client_context(self, identity: str) -> ssl.SSLContext:
+    def client_context(self, identity: str) -> SSL.Context:
         """To open tunnels as ``identity`` (a SPIFFE ID); NoIdentityError if it has no SVID or no bundle."""
 
-    def server_context(self, identity: str) -> ssl.SSLContext:
+    def server_context(self, identity: str) -> SSL.Context:
         """To answer tunnels as ``identity``; NoIdentityError if it has no SVID or no bundle."""
 
     def generation(self, identity: str) -> int:
@@ -46,7 +47,7 @@ class Certificates(Protocol):
 class _Entry:
     svid: SvidMaterial
     generation: int
-    contexts: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    contexts: dict[str, SSL.Context] = field(default_factory=dict)
 
 
 class SvidStore:
@@ -100,7 +101,7 @@ class SvidStore:
         """Every identity with an SVID, usable or not."""
         return frozenset(self._entries)
 
-    def client_context(self, identity: str) -> ssl.SSLContext:
+    def client_context(self, identity: str) -> SSL.Context:
         """See ``Certificates``."""
         entry, bundle = self._find(identity)
         context = entry.contexts.get("client")
@@ -108,7 +109,7 @@ class SvidStore:
             context = entry.contexts["client"] = client_context(entry.svid, bundle)
         return context
 
-    def server_context(self, identity: str) -> ssl.SSLContext:
+    def server_context(self, identity: str) -> SSL.Context:
         """See ``Certificates``."""
         entry, bundle = self._find(identity)
         context = entry.contexts.get("server")

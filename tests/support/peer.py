@@ -11,8 +11,8 @@ from collections.abc import Callable
 from control.wire.address import SocketAddress
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
 from nodeagent.relay.protocol.stream import Headers, Stream
-from nodeagent.relay.protocol.tls import TlsClosedError, TlsSession
 from tests.support import pki
+from tests.support.foreign_tls import ForeignTls
 
 CONNECT: Headers = [(":method", "CONNECT")]
 
@@ -78,7 +78,7 @@ class Peer:
 
     def __init__(self, context: ssl.SSLContext, sni: str | None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.tls = TlsSession(context, server_side=False, server_hostname=sni)
+        self.tls = ForeignTls(context, name=sni)
         self.connection = TunnelConnection(Role.CLIENT, self)
         self.socket: socket.socket | None = None
         self.farewells: list[tuple[int, str]] = []
@@ -108,21 +108,20 @@ class Peer:
                 return
             data = await self.loop.sock_recv(self.socket, 1 << 18)
             if not data:
-                raise TlsClosedError("the end of the connection")
+                raise ConnectionError("the end of the connection")
             self.tls.feed(data)
-            try:
-                for piece in self.tls.pieces():
-                    self.connection.receive(piece)
-            except TlsClosedError:
+            if piece := self.tls.read():
+                self.connection.receive(piece)
+            if self.tls.ended:
                 if condition():  # by what was said before
                     return
-                raise
+                raise ssl.SSLZeroReturnError("the peer closed the TLS connection")
 
     async def flush(self) -> None:
         """Write what there is to write."""
         assert self.socket is not None
         if self.tls.established and (output := self.connection.take_parts()):
-            self.tls.send(output)
+            self.tls.write(b"".join(output))
         if ciphertext := self.tls.take_output():
             await self.loop.sock_sendall(self.socket, ciphertext)
 

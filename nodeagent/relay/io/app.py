@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from asyncio import Protocol, Transport
+from asyncio import BufferedProtocol, Protocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import orderly_close, quiet_seconds, reset_on_close
+from nodeagent.relay.io.sockets import descriptor_of, orderly_close, quiet_seconds, reset_on_close, write_now
 from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Octets that wait in an application's socket before the other end is paused."""
+LARGE_READ: Final = 32 * 1024
+"""An application that sends so much at once is read into the worker's buffer from then on."""
+LENT_FROM: Final = 8 * 1024
+"""Shorter reads are copied out of it: they may wait for the end of the turn, to be written with others."""
 
 
 class AppLeg(Protocol):
@@ -26,10 +30,15 @@ class AppLeg(Protocol):
     application.
     """
 
-    __slots__ = ("_early", "_reset", "after_chunk", "ended", "flow", "peer", "received", "transport")
+    __slots__ = (
+        "_buffer", "_descriptor", "_early", "_reset", "after_chunk", "ended", "flow", "peer", "received", "transport",
+    )  # fmt: skip
 
-    def __init__(self, flow: Flow | None = None, *, dialled: bool = False) -> None:
+    def __init__(self, flow: Flow | None = None, *, dialled: bool = False, buffer: memoryview | None = None) -> None:
+        """``buffer`` is the worker's, for large reads: what is in it is passed on, or copied, before the next read."""
         self.flow = flow
+        self._buffer = buffer
+        self._descriptor = -1
         self.peer: Leg | None = None
         self.transport: Transport | None = None
         self.received = 0
@@ -64,15 +73,37 @@ class AppLeg(Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the application."""
-        self.received += len(data)
+        size = len(data)
+        self.received += size
         peer = self.peer
         if peer is not None:
             peer.write(data)
             if self.after_chunk is not None:
                 self.after_chunk()
+            if size >= LARGE_READ and self._buffer is not None:
+                self._read_much(self._buffer)
         else:
             self._early += data
             self.pause_reading()
+
+    def lent(self, data: memoryview) -> None:
+        """As ``data_received``, of bytes in the worker's buffer."""
+        self.received += len(data)
+        if self.peer is not None:
+            self.peer.write(data if len(data) >= LENT_FROM else bytes(data))
+            if self.after_chunk is not None:
+                self.after_chunk()
+
+    def _read_much(self, buffer: memoryview) -> None:
+        transport, self._buffer = self.transport, None
+        if transport is None or transport.is_closing():
+            return
+        reads = transport.is_reading()  # the transport asks for its protocol's kind when it starts to read
+        if reads:
+            transport.pause_reading()
+        transport.set_protocol(_LargeReads(self, buffer))
+        if reads:
+            transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The application half-closed; the other direction goes on."""
@@ -102,8 +133,14 @@ class AppLeg(Protocol):
                 self.flow.half_closed()
 
     def write(self, data: Chunk) -> None:
-        """Send to the application."""
-        if self.transport is not None:
+        """Send to the application. A ``memoryview`` is not kept."""
+        if self.transport is None:
+            return
+        if type(data) is memoryview:
+            if self._descriptor < 0:
+                self._descriptor = descriptor_of(self.transport)
+            write_now(self.transport, self._descriptor, data)
+        else:
             self.transport.write(data)
 
     def write_eof(self) -> None:
@@ -144,3 +181,37 @@ class AppLeg(Protocol):
     def quiet(self, _now: float) -> float:
         """As the kernel has it: bytes that wait here for a slow reader count when it takes them."""
         return quiet_seconds(self.transport) if self.transport is not None else 0.0
+
+
+class _LargeReads(BufferedProtocol):
+    """The leg's protocol once its application has sent much at a time: no object and no copy for each read."""
+
+    __slots__ = ("_buffer", "_leg")
+
+    def __init__(self, leg: AppLeg, buffer: memoryview) -> None:
+        self._leg = leg
+        self._buffer = buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One place for all connections of the worker."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of the application."""
+        self._leg.lent(self._buffer[:nbytes])
+
+    def eof_received(self) -> bool:
+        """See ``AppLeg``."""
+        return self._leg.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``AppLeg``."""
+        self._leg.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See ``AppLeg``."""
+        self._leg.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See ``AppLeg``."""
+        self._leg.resume_writing()

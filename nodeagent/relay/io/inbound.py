@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
+from functools import partial
 from typing import Final
+
+from OpenSSL import SSL
 
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.identity.store import NoIdentityError
-from nodeagent.identity.tlsctx import choosing_context
+from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
@@ -38,14 +40,14 @@ class Inbound:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.tunnels: set[TunnelServer] = set()
-        self.context = choosing_context(self._choose)
+        self.context = ChoosingContext(self._choose)
 
     def tunnel(self) -> TunnelServer:
         """The protocol of an accepted connection."""
         return TunnelServer(self)
 
-    def _choose(self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None) -> ssl.SSLContext | None:
-        tunnel: TunnelServer = tls.tunnel  # type: ignore[union-attr]  # set in TunnelServer.make_tls
+    def _choose(self, tls: SSL.Connection, name: str | None) -> SSL.Context | None:
+        tunnel: TunnelServer = tls.get_app_data()  # set in TunnelServer.make_tls
         workload = self._asked_for(tunnel, name)
         if workload is None:
             return None
@@ -116,9 +118,9 @@ class TunnelServer(TunnelEnd):
             self.failure = (reason, "no further tunnel is taken")
             raise NoIdentityError(self.failure[1])
         self._inbound.tunnels.add(self)
-        session = TlsSession(self._inbound.context, server_side=True, buffer=self.buffers.plaintext)
-        session.object.tunnel = self  # type: ignore[attr-defined]
-        return session
+        connection = self._inbound.context.connection()
+        connection.set_app_data(self)
+        return TlsSession(connection, server_side=True, buffers=self.buffers.tls)
 
     def before_authentication(self) -> None:
         """The bundle is that of the trust domain which we answered in."""
@@ -213,10 +215,11 @@ class TunnelServer(TunnelEnd):
         self._services.tasks.spawn(self._dial(flow, leg, plan), f"dial {plan.address}")
 
     async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
-        address = dial_address(plan.destination, plan.address)
+        address, buffer = dial_address(plan.destination, plan.address), self._services.buffers.application
         try:
             before = self._services.speaking_for(plan.source_address)
-            leg = await dial(self._services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, before)
+            make_leg = partial(AppLeg, flow, dialled=True, buffer=buffer)
+            leg = await dial(self._services.tasks.loop, make_leg, address, before)
         except OSError as error:
             reason = connect_reason(error)
             if not flow.done:

@@ -7,6 +7,7 @@ import os
 from asyncio import BaseTransport
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
@@ -60,7 +61,7 @@ class CapturedLeg(AppLeg):
     __slots__ = ("_outbound",)
 
     def __init__(self, outbound: Outbound) -> None:
-        super().__init__()
+        super().__init__(buffer=outbound.services.buffers.application)
         self._outbound = outbound
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -245,9 +246,10 @@ class LocalFlow(_OutboundFlow):
 
     async def _dial(self, flow: Flow) -> None:
         address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
+        make_leg = partial(AppLeg, flow, dialled=True, buffer=self.services.buffers.application)
         try:
             leg = await dial(
-                self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, self._before_dial(),
+                self.services.tasks.loop, make_leg, address, self._before_dial(),
                 spliced=splice is not None,
             )  # fmt: skip
         except OSError as error:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from OpenSSL import SSL
+
 from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
 from nodeagent.reasons import Reason
@@ -61,7 +63,9 @@ class TunnelClient(TunnelEnd):
     def make_tls(self) -> TlsSession:
         """As the source workload, asking for the destination workload by name."""
         context = self._pool.certificates.client_context(self.target.identity)
-        return TlsSession(context, server_side=False, server_hostname=self.target.sni, buffer=self.buffers.plaintext)
+        connection = SSL.Connection(context, None)
+        connection.set_tlsext_host_name(self.target.sni.encode())
+        return TlsSession(connection, server_side=False, buffers=self.buffers.tls)
 
     def authenticated(self) -> None:
         """The server proved who it is: it must be exactly the one that the endpoint's identity names."""

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Server, timeout
+from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Server, Transport, timeout
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -164,6 +164,31 @@ def quiet_seconds(transport: BaseTransport) -> float:
         return 0.0  # the socket is gone: its flow ends for another reason
     sent, _, received = _QUIET.unpack(info)
     return float(min(sent, received)) / 1000
+
+
+def descriptor_of(transport: BaseTransport) -> int:
+    """The descriptor of a connection, for ``write_now``; -1 if the connection is gone already."""
+    handle = transport.get_extra_info("socket")
+    return int(handle.fileno()) if handle is not None else -1
+
+
+def write_now(transport: Transport, descriptor: int, data: memoryview) -> None:
+    """Write what the socket takes at once; the transport keeps a copy of the rest and sends it later.
+
+    A transport's own write would keep the buffer until the end of the turn, and it is used for other bytes by then.
+    An error aborts the connection at once: the kernel tells it only once, and a read would see the end of a stream.
+    """
+    written = 0
+    if not transport.is_closing() and not transport.get_write_buffer_size():
+        try:
+            written = os.write(descriptor, data)
+        except BlockingIOError:
+            pass
+        except OSError:
+            transport.abort()
+            return
+    if written < len(data):
+        transport.write(bytes(data[written:]))
 
 
 def reset_on_close(transport: BaseTransport) -> None:

@@ -127,11 +127,25 @@ class StreamLeg:
     # --- from the flow ---
 
     def write(self, data: Chunk) -> None:
-        """Send to the other node."""
+        """Send to the other node. A ``memoryview`` is not kept."""
+        if type(data) is memoryview:
+            sent = self._send_lent(data)
+            if sent == len(data):
+                return
+            data = bytes(data[sent:])
         if not self.stream.send(data) and self.peer is not None:
             self.peer.pause_reading()
-        if not self.stream.connection.has_room:  # a full batch: encrypt it while it is in the cache
+        if not self.stream.connection.has_room:  # a full batch
             self.flush()
+
+    def _send_lent(self, data: memoryview) -> int:
+        connection = self.stream.connection
+        taken = connection.batches
+        sent = self.stream.send_lent(data)
+        self.flush()  # while it is in the cache, and before it changes
+        if connection.batches == taken:
+            connection.keep_output()
+        return sent
 
     def write_eof(self) -> None:
         """Half-close towards the other node."""

@@ -7,7 +7,6 @@ socket is full nothing is encrypted; the connection is told (``congested``) and 
 from __future__ import annotations
 
 import logging
-import ssl
 from asyncio import AbstractEventLoop, BufferedProtocol, Transport
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Final, cast
 from control.wire.address import SocketAddress
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
+from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import local_address, remote_address
+from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address, write_now
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
 from nodeagent.relay.protocol.errors import ErrorCode, PeerError
 from nodeagent.relay.protocol.stream import Headers, Stream
-from nodeagent.relay.protocol.tls import TlsClosedError, TlsSession
+from nodeagent.relay.protocol.tls import TlsBuffers, TlsSession
 from nodeagent.relay.protocol.windows import WindowBudget
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ _log = logging.getLogger("nodeagent.tunnel")
 
 
 class ReadBuffers:
-    """Where all tunnels of a worker read: what is in them is taken before the next read, by whichever tunnel."""
+    """Where all connections of a worker read: what is in them is taken before the next read, by whichever."""
 
-    __slots__ = ("ciphertext", "plaintext")
+    __slots__ = ("application", "ciphertext", "tls")
 
     def __init__(self) -> None:
+        self.application = memoryview(bytearray(READ_BYTES))
         self.ciphertext = memoryview(bytearray(READ_BYTES))
-        self.plaintext = memoryview(bytearray(READ_BYTES))
+        self.tls = TlsBuffers()
 
 
 class TunnelEnd(BufferedProtocol):
@@ -74,12 +75,13 @@ class TunnelEnd(BufferedProtocol):
         self._pinged = 0.0
         self._paused = False
         self._flush_asked = False
+        self._descriptor = -1
         self.connection = TunnelConnection(role, self, budget)  # last: it has something to say at once
 
     # --- for subclasses ---
 
     def make_tls(self) -> TlsSession:
-        """The TLS session for this socket. ssl.SSLError or NoIdentityError end the tunnel."""
+        """The TLS session for this socket. TlsError or NoIdentityError end the tunnel."""
         raise NotImplementedError
 
     def before_authentication(self) -> None:
@@ -97,6 +99,7 @@ class TunnelEnd(BufferedProtocol):
         """Begin the handshake."""
         self.transport = cast(Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._descriptor = descriptor_of(transport)
         self.remote, self.local = remote_address(transport), local_address(transport)
         if self.closed:  # while the dial was being answered
             self.transport.abort()
@@ -107,7 +110,7 @@ class TunnelEnd(BufferedProtocol):
         except Exception as error:  # whatever it is, this tunnel is over and no other is concerned
             self.fail(Reason.NO_IDENTITY, str(error))
             return
-        self.transport.write(self.tls.take_output())
+        self.tls.give_output(self._write)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to put ciphertext: one place for all tunnels, since it is taken before the next is read."""
@@ -130,7 +133,7 @@ class TunnelEnd(BufferedProtocol):
             self._end_with_goaway(error)
         except TlsClosedError as error:
             self.fail(self._lost_reason(), str(error))
-        except ssl.SSLError as error:
+        except TlsError as error:
             self._tls_failed(error)
         except PeerCertificateError as error:
             self.fail(Reason.IDENTITY_MISMATCH, str(error))
@@ -142,9 +145,7 @@ class TunnelEnd(BufferedProtocol):
         return self.closed
 
     def _go_on_with_handshake(self, tls: TlsSession) -> None:
-        output = tls.take_output()
-        if output and self.transport is not None:
-            self.transport.write(output)
+        tls.give_output(self._write)
         if tls.established:
             self.before_authentication()
             self.peer = authenticate(tls.object, datetime.now(UTC), self.trust_domain)
@@ -152,10 +153,10 @@ class TunnelEnd(BufferedProtocol):
             self.authenticated()
             self.output_ready()
 
-    def _tls_failed(self, error: ssl.SSLError) -> None:
-        if self.tls is not None and self.transport is not None:
-            self.transport.write(self.tls.take_output())  # the alert
-        self.fail(self._lost_reason(), _words(error))
+    def _tls_failed(self, error: TlsError) -> None:
+        if self.tls is not None:
+            self.tls.give_output(self._write)  # the alert
+        self.fail(self._lost_reason(), str(error))
 
     def _lost_reason(self) -> Reason:
         # a TLS 1.3 server looks at our certificate after we are done: its refusal arrives instead of its first frame
@@ -221,11 +222,13 @@ class TunnelEnd(BufferedProtocol):
         if not parts:
             return
         try:
-            self.tls.send(parts)
-        except ssl.SSLError as error:
-            self.fail(Reason.TUNNEL_LOST, _words(error))
-            return
-        self.transport.write(self.tls.take_output())
+            self.tls.send(parts, self._write)
+        except (TlsError, TlsClosedError) as error:
+            self.fail(Reason.TUNNEL_LOST, str(error))
+
+    def _write(self, ciphertext: memoryview) -> None:
+        if self.transport is not None:
+            write_now(self.transport, self._descriptor, ciphertext)
 
     # --- the connection's news ---
 
@@ -259,6 +262,8 @@ class TunnelEnd(BufferedProtocol):
         """A stream is over."""
         if not self.connection.streams:
             self._idle_since = self.loop.time()
+            if self.tls is not None:
+                self.tls.shrink()
             self.close_if_unused()
 
     # --- time and the end ---
@@ -281,9 +286,9 @@ class TunnelEnd(BufferedProtocol):
         if self.closed or self.connection.streams or self._paused:  # paused: the last bytes wait for resume_writing
             return
         self.flush()
-        if self.tls is not None and self.transport is not None:
+        if self.tls is not None:
             self.tls.close()
-            self.transport.write(self.tls.take_output())
+            self.tls.give_output(self._write)
         self.fail(Reason.OK, "drained")
 
     def tick(self, now: float) -> None:
@@ -298,8 +303,3 @@ class TunnelEnd(BufferedProtocol):
             self.drain()
         elif not self._pinged and now - self._heard > PING_AFTER_SECONDS:
             self.ping()
-
-
-def _words(error: ssl.SSLError) -> str:
-    """OpenSSL's reason without its file and line."""
-    return (error.reason or str(error)).lower().replace("_", " ")

@@ -84,6 +84,8 @@ class TunnelConnection:
         self._congested = False
         self._output: list[Chunk] = []
         self._output_size = 0
+        self.batches = 0
+        """How often the output was taken."""
         self.control_waiting = 0  # control frames put since the last write
         self._waiting: dict[int, Stream] = {}  # streams that could send but for the connection, in order of their turn
         self._encoder = hpack.Encoder()
@@ -95,16 +97,16 @@ class TunnelConnection:
 
     # --- input ---
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Chunk) -> None:
         """Take bytes from the peer, cut anywhere. Raises PeerError: send ``go_away`` and close."""
         if self._preface_left:
             data = self._take_preface(data)
         if data:
             self._reader.feed(data)
 
-    def _take_preface(self, data: bytes) -> bytes:
+    def _take_preface(self, data: Chunk) -> Chunk:
         expected = self._preface_left[: len(data)]
-        if not data.startswith(expected):
+        if data[: len(expected)] != expected:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "the peer does not speak HTTP/2 (no connection preface)")
         self._preface_left = self._preface_left[len(expected) :]
         return data[len(expected) :]
@@ -267,12 +269,17 @@ class TunnelConnection:
     def take_parts(self) -> list[Chunk]:
         """Everything to be written now, in order: headers, contents, control frames; empty if there is nothing."""
         parts, self._output = self._output, []
+        self.batches += 1
         self._output_size = self.control_waiting = 0
         self._control.output_taken()
         self.has_room = not self._congested
         if self._waiting and self.has_room:
             self._drain_waiting()
         return parts
+
+    def keep_output(self) -> None:
+        """What was lent and not taken is copied: its owner is going to change it."""
+        self._output = [bytes(part) if type(part) is memoryview else part for part in self._output]
 
     def congested(self, yes: bool) -> None:
         """The transport below is full (or no longer): streams queue and their sources stop, control frames wait."""

@@ -136,8 +136,11 @@ class FrameReader:
         self._data_stream = 0
         self._data_ends = False
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes as they come. Raises PeerError on what cannot be a frame here."""
+    def feed(self, data: Chunk) -> None:
+        """Take bytes as they come. Raises PeerError on what cannot be a frame here.
+
+        Of a ``memoryview`` nothing is kept, and large pieces of DATA are views of it.
+        """
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -163,19 +166,19 @@ class FrameReader:
             end = position + HEADER_BYTES + length
             if end > size:
                 break
-            self._on_frame(kind, flags, stream_id, data[position + HEADER_BYTES : end])
+            self._on_frame(kind, flags, stream_id, bytes(data[position + HEADER_BYTES : end]))
             position = end
         if position < size:
-            self._rest = data[position:] if position else data
+            self._rest = bytes(data[position:])
 
-    def _start_data(self, data: bytes, at: int, size: int, length: int, flags: int, stream_id: int) -> int | None:
+    def _start_data(self, data: Chunk, at: int, size: int, length: int, flags: int, stream_id: int) -> int | None:
         """Begin a DATA frame; the new position, or None if its pad length has not arrived yet."""
         if length > self._max_frame:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"DATA of {length} octets is over {self._max_frame}")
         if not flags & PADDED:
             end = at + length
             if end <= size:  # the usual case: the whole frame is here
-                piece: Chunk = data[at:end] if length < SMALL_PIECE else memoryview(data)[at:end]
+                piece: Chunk = bytes(data[at:end]) if length < SMALL_PIECE else memoryview(data)[at:end]
                 self._on_data(stream_id, length, piece, bool(flags & END_STREAM))
                 return end
             padding = counted = 0
@@ -196,7 +199,7 @@ class FrameReader:
             self._on_data(stream_id, counted, b"", self._data_ends and not length)
         return at
 
-    def _continue_data(self, data: bytes, position: int, size: int) -> int:
+    def _continue_data(self, data: Chunk, position: int, size: int) -> int:
         if self._data_left:
             take = min(self._data_left, size - position)
             if not take:
@@ -204,7 +207,7 @@ class FrameReader:
             self._data_left -= take
             last = self._data_ends and not self._data_left
             end = position + take
-            piece: Chunk = data[position:end] if take < SMALL_PIECE else memoryview(data)[position:end]
+            piece: Chunk = bytes(data[position:end]) if take < SMALL_PIECE else memoryview(data)[position:end]
             position = end
             self._on_data(self._data_stream, take, piece, last)
         skip = min(self._padding_left, size - position)

@@ -98,6 +98,23 @@ class Stream:
         connection.drain_stream(self)
         return not self.queue
 
+    def send_lent(self, data: memoryview) -> int:
+        """Put as many of these bytes out as windows and room allow, in order after what waits; how many. They must be
+        taken (``take_parts``) before they change.
+        """
+        connection, at, size = self.connection, 0, len(data)
+        if self.local_ended or self.end_wanted:
+            return size
+        while at < size and not self.queue and connection.has_room:
+            step = min(size - at, self.send_window, connection.send_window, connection.max_send_frame)
+            if step <= 0:
+                break
+            self.send_window -= step
+            connection.send_window -= step
+            connection.put_data(self.id, data[at : at + step], step)
+            at += step
+        return at
+
     def end(self) -> None:
         """Send no more after what waits: half-close."""
         if self.local_ended or self.end_wanted:

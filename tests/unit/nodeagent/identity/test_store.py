@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import timedelta
 
 import pytest
+from OpenSSL import SSL
 
 from nodeagent.identity import store as store_module
 from nodeagent.identity.keys import SvidMaterial, load_svid
@@ -31,8 +31,8 @@ def store(issuer: pki.Authority, root: pki.Authority) -> SvidStore:
 
 def test_it_is_what_the_relay_is_handed(store: SvidStore) -> None:
     certificates: Certificates = store
-    assert isinstance(certificates.client_context(pki.WEB), ssl.SSLContext)
-    assert isinstance(certificates.server_context(pki.WEB), ssl.SSLContext)
+    assert isinstance(certificates.client_context(pki.WEB), SSL.Context)
+    assert isinstance(certificates.server_context(pki.WEB), SSL.Context)
 
 
 def test_contexts_are_made_once(store: SvidStore) -> None:

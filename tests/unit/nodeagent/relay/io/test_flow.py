@@ -45,6 +45,20 @@ async def test_bytes_arrive_intact_in_both_directions_at_once(mesh: Stage, vip: 
 
 
 @story(both_paths=True)
+async def test_large_transfers_at_the_same_time_do_not_mix(mesh: Stage, vip: str) -> None:
+    pairs = [await mesh.pair(vip) for _ in range(4)]
+    sent = [Random(number).randbytes(MEGABYTES // 2) for number in range(2 * len(pairs))]
+    async with asyncio.TaskGroup() as group:
+        readers = []
+        for number, (client, server) in enumerate(pairs):
+            for source, target, data in ((client, server, sent[2 * number]), (server, client, sent[2 * number + 1])):
+                group.create_task(mesh.send(source, data))
+                readers.append(group.create_task(mesh.read(target, len(data))))
+    for data, reader in zip(sent, readers, strict=True):
+        assert reader.result() == data
+
+
+@story(both_paths=True)
 async def test_a_response_may_follow_the_clients_end(mesh: Stage, vip: str) -> None:
     client, server = await mesh.pair(vip)
     await mesh.send(client, b"question")

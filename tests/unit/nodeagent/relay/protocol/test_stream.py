@@ -159,3 +159,39 @@ def test_a_window_shrunk_below_zero_must_be_worked_off_first() -> None:
     client.hear(frames.settings({frames.INITIAL_WINDOW_SIZE: 3}))
     assert near.stream.queued == 0 and near.writable_calls == 1
     assert [payload for kind, _, _, payload in parse(client.take()) if kind == frames.DATA] == [b"wa", b"its"]
+
+
+def test_lent_bytes_go_out_as_far_as_the_windows_allow_and_may_change_once_taken() -> None:
+    pair = Pair()
+    near, far = pair.opened(reads=False)
+    buffer = bytearray(b"a" * (FIRST_STREAM_WINDOW + 1000))
+    assert near.stream.send_lent(memoryview(buffer)) == FIRST_STREAM_WINDOW
+    pair.flow()
+    buffer[:] = b"b" * len(buffer)
+    assert far.received == b"a" * FIRST_STREAM_WINDOW
+    assert near.stream.send_lent(memoryview(buffer)) == 0
+    assert not near.stream.send(b"waits")
+    far.read()
+    assert near.stream.send_lent(memoryview(buffer)) == 0, "not before what waits"
+    pair.flow()
+    assert far.received == b"a" * FIRST_STREAM_WINDOW + b"waits"
+
+
+def test_lent_bytes_that_nobody_took_can_be_kept() -> None:
+    pair = Pair()
+    near, far = pair.opened()
+    buffer = bytearray(b"a" * 1000)
+    assert near.stream.send_lent(memoryview(buffer)) == 1000
+    near.stream.connection.keep_output()
+    buffer[:] = bytes(1000)
+    pair.flow()
+    assert far.received == b"a" * 1000
+
+
+def test_lent_bytes_after_the_end_are_dropped() -> None:
+    pair = Pair()
+    near, far = pair.opened()
+    near.stream.end()
+    assert near.stream.send_lent(memoryview(b"late")) == 4
+    pair.flow()
+    assert far.received == b"" and far.half_closed
