@@ -89,8 +89,8 @@ def test_ready_stays_true_with_a_warning() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """Of both families: a port that is free in one may be taken in the other."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as probe:
         return int(probe.getsockname()[1])
 
 
