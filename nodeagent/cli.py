@@ -1,5 +1,5 @@
-"""``nodeagent``: verbs that act on this host (run, load, unload, wait), nouns that ask the running agent (status,
-flows, workloads)."""
+"""``nodeagent``: verbs that act on this host (run, load, unload, wait, splice, trace), nouns that ask the running agent
+(status, flows, workloads)."""
 
 from __future__ import annotations
 
@@ -260,6 +260,46 @@ def explain(source: str, destination: str, file: Path | None, output: str) -> No
     click.echo(show(told, output, explanation_text))
     if told["verdict"] == "refused":
         sys.exit(1)
+
+
+@main.command()
+@config_option
+@click.option("--workload", metavar="[NAMESPACE/]NAME", help="Only sockets of this workload, and the agent's for it.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Only sockets with this port at either end, or asked for.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many events.")
+@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
+def trace(
+    file: Path | None, workload: str | None, port: int | None, seconds: float | None, count: int | None, output: str
+) -> None:
+    """What happens to connections, in the kernel, as it happens.
+
+    For debugging: connects and what the mesh makes of them, state changes, retransmissions, resets, ends with bytes and
+    duration. -o json is one object a line. It needs root, BCC (Debian's python3-bpfcc) and the headers of the running
+    kernel, and says which of them is missing. Exit statuses: 3 not root, 4 no BCC, 5 no kernel headers, 6 no tracefs,
+    7 refused by compiler or kernel, 8 the trace was cut short.
+    """
+    # what only this verb needs stays out of the agent
+    from nodeagent.trace.command import Surroundings, Trace, Wishes  # noqa: PLC0415
+    from nodeagent.trace.obstacles import CannotTraceError, ready_python  # noqa: PLC0415
+
+    config = settings(file)
+    around = Surroundings(
+        workloads=lambda: _fetch(f"127.0.0.1:{config.ports.admin}", "workloads"),
+        write=click.echo,
+        note=lambda text: click.echo(f"nodeagent: {text}", err=True),
+    )
+    wishes = Wishes(workload=workload, port=port, seconds=seconds, count=count, as_json=output == "json")
+    try:
+        python = ready_python(os.geteuid(), platform.release(), os.environ)
+        if workload is not None:
+            ask(config, "workloads")
+        Trace(python, config, wishes, around).run()
+    except CannotTraceError as error:
+        click.echo(f"nodeagent: {error}", err=True)
+        sys.exit(error.status)
+    except (LookupError, CgroupError, OSError, ValueError) as error:
+        fail(str(error))
 
 
 @main.command()
