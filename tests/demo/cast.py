@@ -83,8 +83,8 @@ class Cast:
             sys.executable, "-I", Path(__file__).with_name("app.py"),
             env={"PORT": str(APP_PORT), "WEB": f"http://{WEB}/", "REDIS": f"{REDIS}:{REDIS_PORT}"},
         )  # fmt: skip
-        for node, port in ((self.mesh.b, WEB_PORT), (self.mesh.b, REDIS_PORT), (self.mesh.a, APP_PORT)):
-            eventually(lambda n=node, p=port: _listens(n, p), what=f"something listens on {node.name} port {port}")
+        for spot, port in ((self.web, WEB_PORT), (self.redis, REDIS_PORT), (self.app, APP_PORT)):
+            eventually(lambda s=spot, p=port: _listens(s, p), what=f"something listens in {spot.cgroup} on port {port}")
 
     def curl(self, spot: Spot, url: str) -> str:
         """GET by curl from a spot; OSError with curl's words if it fails."""
@@ -111,6 +111,7 @@ class Cast:
         return directory
 
 
-def _listens(node: Node, port: int) -> bool:
-    with node.outside.connect("127.0.0.1", port):
+def _listens(spot: Spot, port: int) -> bool:
+    """Asked from the workload itself: for anybody else the agent accepts, whether or not somebody listens."""
+    with spot.connect("127.0.0.1", port):
         return True

@@ -263,3 +263,16 @@ def test_without_its_agent_a_workload_meets_nobody(make_shop: MakeShop) -> None:
         mesh.b.stop_agent()
         mesh.b.outside.run("nodeagent", "unload", env=mesh.b.settings)
         assert reach() == [True, True, True], "whoever unloads takes the guard away"
+
+
+def test_where_nobody_listens_plaintext_is_reset_and_the_log_says_why(
+    shop: Shop, behind: Behind, family: Family
+) -> None:
+    since = behind.node.access_position()
+    with (
+        pytest.raises(ConnectionResetError),  # by the first read, or already by connect()
+        direct(behind, family, shop.mesh.b.outside) as connection,
+    ):
+        connection.settimeout(AT_ONCE)
+        connection.recv(1)
+    eventually(lambda: behind.node.access(since=since, dst_workload=behind.name, reason="connect-refused"))
