@@ -43,6 +43,7 @@ def connected(shop: Shop, behind: Behind, source: Spot, family: Family = Family.
 
 def test_deny_resets_what_is_open_and_refuses_what_is_new(shop: Shop, behind: Behind, family: Family) -> None:
     deny = policy("deny-client", "DENY", app=behind.name, rules=[from_principal("client")])
+    since = behind.node.access_position()
     with (
         behind.serve(echo) as server,
         connected(shop, behind, shop.client, family) as denied,
@@ -57,7 +58,7 @@ def test_deny_resets_what_is_open_and_refuses_what_is_new(shop: Shop, behind: Be
             assert roundtrip(allowed, b"not me") == b"not me"
             assert admitted(shop, behind, shop.other, family)
         eventually(lambda: admitted(shop, behind, shop.client, family), what="admitted again")
-    lines = behind.node.access(reason="policy-revoked", dst_workload=behind.name)
+    lines = behind.node.access(since=since, reason="policy-revoked", dst_workload=behind.name)
     assert lines and all(line["fault"] == "operator" and line["src.workload"] == "client" for line in lines)
     assert behind.node.access(reason="policy-denied", src_workload="client", dst_workload=behind.name)
 
