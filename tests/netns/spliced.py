@@ -143,7 +143,7 @@ class Stream:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(ENDS_WITHIN)
+            thread.join(4 * ENDS_WITHIN)  # a sender at full speed leaves the agent little of two processors
             assert not thread.is_alive(), "an end hangs"
 
     def _send(self) -> None:
