@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, Server
+from asyncio import AbstractEventLoop
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,8 @@ from typing import Final
 from control.wire.address import SocketAddress
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
-from nodeagent.relay.io.sockets import ListenError, listen, spread
+from nodeagent.relay.io.poller import Poller
+from nodeagent.relay.io.sockets import Listener, ListenError, listen, listen_for_apps, spread
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 
@@ -21,9 +22,10 @@ _log = logging.getLogger("nodeagent.worker")
 class Listeners:
     """Of one worker."""
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop, poller: Poller) -> None:
         self._loop = loop
-        self._servers: list[Server] = []
+        self._poller = poller
+        self._servers: list[Listener] = []
         self._workers = 1
 
     async def open_captured(self, outbound: Outbound, port: int) -> None:
@@ -31,7 +33,7 @@ class Listeners:
         for ip in ("127.0.0.1", "::1"):
             address = SocketAddress(ip, port)
             try:
-                self._add(await listen(self._loop, outbound.leg, address, reset_on_close=True))
+                self._add(listen_for_apps(self._poller, outbound.leg, address))
             except ListenError:
                 if address.family == 4 or HOST_HAS_IPV6:
                     raise
@@ -40,7 +42,7 @@ class Listeners:
     async def open_tunnels(self, inbound: Inbound, addresses: Iterable[str], port: int) -> None:
         """Where other agents connect. ListenError."""
         for ip in addresses:
-            self._add(await listen(self._loop, inbound.tunnel, SocketAddress(ip, port), reset_on_close=False))
+            self._add(await listen(self._loop, inbound.tunnel, SocketAddress(ip, port)))
 
     def spread(self, workers: int) -> None:
         """New connections go to so many of the workers, from now on and for listeners that are opened later."""
@@ -53,6 +55,6 @@ class Listeners:
         for server in self._servers:
             server.close()
 
-    def _add(self, server: Server) -> None:
+    def _add(self, server: Listener) -> None:
         self._servers.append(server)
         spread(server, self._workers)

@@ -26,6 +26,7 @@ from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.sockets import orderly_close
 from nodeagent.relay.io.splicing import Splicing
@@ -61,8 +62,9 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     authorizer = Authorizer(known.state)
     tracker = Tracker(known.state, authorizer, known.metrics, log, time.time)
     services = Services(
-        node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer, tracker=tracker,
-        certificates=known.certificates, budget=WindowBudget(), splicing=_splicing(start, known.loop, tracker),
+        node=start.node, tasks=known.tasks, poller=Poller(known.loop), state=known.state,
+        authorizer=authorizer, tracker=tracker, certificates=known.certificates, budget=WindowBudget(),
+        splicing=_splicing(start, known.loop, tracker),
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
     )  # fmt: skip
     dns = _dns(start, known)
@@ -73,7 +75,7 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         services=services,
         outbound=outbound,
         inbound=Inbound(services),
-        listeners=Listeners(known.loop),
+        listeners=Listeners(known.loop, services.poller),
         dns=dns,
     )
 

@@ -6,7 +6,7 @@ from asyncio import Protocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import orderly_close, quiet_seconds, reset_on_close
+from nodeagent.relay.io.sockets import orderly_close, quiet_seconds
 from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ class AppLeg(Protocol):
         """A dialled socket is there; it waits for ``join``."""
         self.transport = cast(Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._reset is Reason.DESTINATION_RESET:
-            reset_on_close(transport)  # an accepted socket has it from its listener
         if self.flow is not None and self.flow.done:
             self.transport.abort()
 

@@ -16,7 +16,7 @@ from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.outbound import REASON_HEADER
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import connect_reason, dial
+from nodeagent.relay.io.sockets import connect_reason, dial_app
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol import frames
@@ -210,13 +210,13 @@ class TunnelServer(TunnelEnd):
         leg.on_reset = self._reset_reason
         flow.source = leg
         tracker.add(flow)
-        self._services.tasks.spawn(self._dial(flow, leg, plan), f"dial {plan.address}")
+        self._services.tasks.start(self._dial(flow, leg, plan), "dial")
 
     async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
         address = dial_address(plan.destination, plan.address)
         try:
             before = self._services.speaking_for(plan.source_address)
-            leg = await dial(self._services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, before)
+            leg = await dial_app(self._services.poller, lambda: AppLeg(flow, dialled=True), address, before)
         except OSError as error:
             reason = connect_reason(error)
             if not flow.done:

@@ -20,7 +20,7 @@ from nodeagent.relay.decide import OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
-from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address, small_buffers
+from nodeagent.relay.io.sockets import connect_reason, dial_app, local_address, remote_address, small_buffers
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
@@ -214,7 +214,7 @@ class LocalFlow(_OutboundFlow):
         flow.permit = permit
         self.track(flow)
         self._begin_splice(flow, cookie, client)
-        self.services.tasks.spawn(self._dial(flow), f"dial {plan.address}")
+        self.services.tasks.start(self._dial(flow), "dial")
 
     def _begin_splice(self, flow: Flow, cookie: int, client: SocketAddress) -> None:
         splicing, transport = self.services.splicing, self.leg.transport
@@ -246,8 +246,8 @@ class LocalFlow(_OutboundFlow):
     async def _dial(self, flow: Flow) -> None:
         address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
         try:
-            leg = await dial(
-                self.services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, self._before_dial(),
+            leg = await dial_app(
+                self.services.poller, lambda: AppLeg(flow, dialled=True), address, self._before_dial(),
                 spliced=splice is not None,
             )  # fmt: skip
         except OSError as error:

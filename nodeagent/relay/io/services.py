@@ -9,6 +9,7 @@ from typing import Protocol
 from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
 from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import ReadBuffers
@@ -30,6 +31,7 @@ class Services:
 
     node: str
     tasks: Tasks
+    poller: Poller
     state: NodeState
     authorizer: Authorizer
     tracker: Tracker

@@ -161,7 +161,8 @@ class StreamLeg:
     def quiet(self, now: float) -> float:
         """Since a look that found something moved: bytes came, were sent, or were taken by the other node's
         application (which the windows tell, long after they left here)."""
-        moved = hash((self.received, self.stream.send_window, self.stream.queued))
+        given = self.peer.received if self.peer is not None else 0  # a window and a queue can be as they were before
+        moved = hash((self.received, given, self.stream.send_window, self.stream.queued))
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
         return now - self._moved_at
