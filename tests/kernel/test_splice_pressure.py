@@ -262,7 +262,7 @@ def test_where_tcp_memory_is_short_bytes_are_relayed_and_no_send_fails(
     monkeypatch.setattr(SpliceController, "cap", 1 << 30)
     with splice.spliced(family) as flow:
         before = splice.splicer.counters(flow.agent.flow or 0)
-        splice.controller._pressure = ALWAYS_SHORT
+        monkeypatch.setattr(splice.controller, "_pressure", ALWAYS_SHORT)
         splice.controller.switch(on=True)
         transfer(flow.client, flow.server, 4 << 20)
         assert splice.controller.counters()["memory"] > 0
