@@ -1,9 +1,9 @@
 """The words between the manager and its workers, over a Unix stream socket pair that nobody else can reach.
 
 Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
-first: ``Start``, then a snapshot ``StateBatch``, ``Enrolment`` and every ``Svid`` it has; from then on whatever
-changes. The worker answers ``Ready`` once its listeners are open, ``Applied`` after each batch, and each
-``Collect``/``ListFlows`` by its number.
+first: ``Start``, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces`` and every ``Svid`` it has; from then
+on whatever changes. The worker answers ``Ready`` once its listeners are open, ``Applied`` after each batch, ``Inside``
+after ``Namespaces``, and each ``Collect``/``ListFlows`` by its number.
 """
 
 from __future__ import annotations
@@ -84,6 +84,54 @@ class SpliceStuck:
     """A flow of these workloads got stuck in this worker's splice, and why; the manager tells all workers."""
 
     workloads: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """These enrolled cgroups do not exist any more: connections that their processes took elsewhere end."""
+
+    cgroups: dict[str, str]
+    """Cgroup id in decimal -> uid of its workload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceEntry:
+    """A network namespace that enrolled processes live in, and that the worker is to listen in."""
+
+    cookie: int
+    inode: int
+    path: str
+    """Where to open it; whoever does compares the cookie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """Every network namespace but the agent's own. One that was in the message before and is not in this one is to be
+    let go of."""
+
+    namespaces: tuple[NamespaceEntry, ...]
+    homes: dict[str, tuple[int, ...]]
+    """uid of a workload -> cookies of the namespaces that its processes are in; -1: it had its own, and no process of
+    it lives. A workload that is not named lives in the agent's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceState:
+    """What a worker made of a namespace."""
+
+    cookie: int
+    listening: bool
+    """Whether captured connections are accepted in it."""
+    answering: bool = False
+    """Whether DNS questions are."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """A worker's answer to Namespaces, and again when something about it changes."""
+
+    states: tuple[NamespaceState, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +228,9 @@ Message = (
     | Enrolment
     | SpliceExclusions
     | SpliceStuck
+    | Departed
+    | Namespaces
+    | Inside
     | Collect
     | ListFlows
     | Spread
@@ -194,7 +245,8 @@ Message = (
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Start, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Collect, ListFlows, Spread, Load, Drain,
+        Start, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Departed, Namespaces,
+        Inside, Collect, ListFlows, Spread, Load, Drain,
         Ready, Applied, Collected, Flows, Drained,
     )
 }  # fmt: skip

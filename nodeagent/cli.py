@@ -190,8 +190,12 @@ def _not_captured(config: Config, own: frozenset[int]) -> str:
         found = _fetch(f"127.0.0.1:{config.ports.admin}", "workloads")
     except (OSError, ValueError) as error:
         return f"no agent answers on 127.0.0.1:{config.ports.admin} ({getattr(error, 'reason', error)})"
-    enrolled = {cgroup for workload in found for cgroup in workload["cgroups"]}
-    return "" if own & enrolled else "no workload of this node selects the cgroup of this process"
+    mine = [workload for workload in found if own & set(workload["cgroups"])]
+    if not mine:
+        return "no workload of this node selects the cgroup of this process"
+    inode = Path("/proc/self/ns/net").stat().st_ino
+    served = any(place["inode"] == inode and place["served"] for w in mine for place in w["network_namespaces"])
+    return "" if served else f"the agent does not listen in network namespace {inode} yet"
 
 
 @main.command()

@@ -19,12 +19,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from control.wire.discovery import Workload
 from control.wire.watch import Batch
 from nodeagent.admin.apps import debug_app, metrics_app, ready_app
 from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
 from nodeagent.capture.controller import Capture, CaptureSettings
 from nodeagent.capture.ports import AGENT_PORTS
-from nodeagent.channel import Start
+from nodeagent.channel import Namespaces, Start
 from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
@@ -37,6 +38,7 @@ from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.health import Health
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
+from nodeagent.manager.namespaces import NodeNamespaces
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.parts import Parts
 from nodeagent.manager.plaintext import PlaintextPorts
@@ -44,7 +46,7 @@ from nodeagent.manager.samples import Samples
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
-from nodeagent.namespaces.handle import own
+from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.aggregate import Aggregate
 
@@ -93,6 +95,8 @@ class Agent:
             self._on_member,
         )  # fmt: skip
         self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
+        self._namespaces = self._make_namespaces()
+        self._refused = 0
         self._enroller = self._make_enroller()
         self._session = Session(random.random)
         self._follower = Follower(
@@ -120,21 +124,32 @@ class Agent:
         if self._capture is None:
             return None
         reserved = AGENT_PORTS | frozenset(asdict(self._config.ports).values())
-        opened = PlaintextPorts(self._capture.open_inbound(), self._config.node, lambda _: (own(),), reserved)
+        opened = PlaintextPorts(self._capture.open_inbound(), self._config.node, self._homes_of, reserved)
         undo.callback(opened.close)
         return opened
+
+    def _homes_of(self, workload: Workload) -> Sequence[Namespace]:
+        return self._namespaces.homes_of(workload.uid) if self._namespaces is not None else (own(),)
+
+    def _make_namespaces(self) -> NodeNamespaces | None:
+        if self._capture is None:
+            return None
+        return NodeNamespaces(self._capture, (self._config.ports.outbound, self._config.dns_port), self._on_namespaces)
 
     def _make_enroller(self) -> Enroller | None:
         if self._capture is None:
             return None
         config, hub = self._config, self._hub
         return Enroller(
-            self._capture,
-            config.node,
-            (config.ports.outbound, config.dns_port),
-            self._on_enrolment,
-            lambda: hub.serving > 0,
-        )
+            self._capture, config.node, (config.ports.outbound, config.dns_port), self._on_enrolment,
+            lambda: hub.serving > 0, departed=hub.publish_departed, after=self._look_at_namespaces,
+        )  # fmt: skip
+
+    def _look_at_namespaces(self, cgroups: Mapping[int, str]) -> None:
+        if self._namespaces is not None and self._capture is not None:
+            refused = self._capture.counters()["refused_no_listener"]
+            everywhere, self._refused = refused != self._refused, refused  # somebody is in one that is not known
+            self._namespaces.look(cgroups, self._capture.directories, everywhere=everywhere)
 
     def stop(self) -> None:
         """Drain and end ``run``."""
@@ -203,7 +218,7 @@ class Agent:
             config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
             capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
             supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
-            session=self._session, follower=self._follower, plaintext=self._plaintext,
+            namespaces=self._namespaces, session=self._session, follower=self._follower, plaintext=self._plaintext,
         )  # fmt: skip
 
     def _start_message(self) -> Start:
@@ -270,6 +285,8 @@ class Agent:
         self._splice.close()
         if self._plaintext is not None:
             self._plaintext.close()
+        if self._namespaces is not None:
+            self._namespaces.close()
         if self._capture is not None:
             self._capture.close()
         self._directory.close()
@@ -285,6 +302,11 @@ class Agent:
         if any(kind == "bundle" for kind, _ in applied.changed):
             self._trust_bundle()
 
+    def _on_namespaces(self, namespaces: Namespaces) -> None:
+        self._hub.publish_namespaces(namespaces)
+        if self._plaintext is not None:
+            self._plaintext.moved()
+
     def _on_enrolment(self, cgroups: dict[int, str]) -> None:
         self._hub.publish_enrolment(cgroups)
         if self._plaintext is not None:
@@ -298,7 +320,8 @@ class Agent:
 
     def _on_workers(self) -> None:
         self._splice.workers(link.pid for link in self._hub.links if link.pid)
-        if self._enroller is not None:
+        if self._enroller is not None and self._namespaces is not None:
+            self._namespaces.served(self._hub.inside())
             self._enroller.wake()
 
     def _on_member(self) -> None:

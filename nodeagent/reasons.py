@@ -68,6 +68,18 @@ class Reason(Enum):
         "DENY",
         "the workload was taken out of the mesh while the connection was open",
     )
+    CGROUP_GONE = Explanation(
+        "cgroup-gone",
+        Fault.OPERATOR,
+        "-",
+        "the workload's cgroup was removed while a process that had left it still held the connection",
+    )
+    NAMESPACE_GONE = Explanation(
+        "namespace-gone",
+        Fault.OPERATOR,
+        "-",
+        "the last enrolled process left the network namespace while the connection was open",
+    )
     NOT_READY = Explanation(
         "not-ready", Fault.AGENT, "CONNECT", "the agent has no state from control yet; see 'nodeagent status'"
     )

@@ -41,12 +41,12 @@ def _cell(value: Any) -> str:
 
 def workloads_text(document: Any) -> str:
     """``nodeagent workloads``."""
-    headings = ("NAMESPACE", "NAME", "IDENTITY", "SELECTOR", "CGROUPS", "PORTS", "POLICIES")
+    headings = ("NAMESPACE", "NAME", "IDENTITY", "SELECTOR", "CGROUPS", "NETNS", "PORTS", "POLICIES")
     if not document:
         return "no workload is placed on this node; see 'meshctl get workloads'"
     rows = (
         (
-            w["namespace"], w["name"], w["identity"], w["selector"], len(w["cgroups"]), w["ports"],
+            w["namespace"], w["name"], w["identity"], w["selector"], len(w["cgroups"]), _netns(w), w["ports"],
             [_name(uid) for uid in w["policies"]],
         )
         for w in document
@@ -56,7 +56,18 @@ def workloads_text(document: Any) -> str:
         for w in document
         if not w["cgroups"]
     ]
-    return "\n\n".join([table(headings, rows), *(["\n".join(absent)] if absent else [])])
+    unserved = [
+        f"{w['namespace']}/{w['name']}: network namespace {n['inode']}: {_cell(n['problem'] or 'nobody listens yet')}"
+        for w in document
+        for n in w["network_namespaces"]
+        if n["problem"] or not n["served"]
+    ]
+    return "\n\n".join([table(headings, rows), *("\n".join(lines) for lines in (absent, unserved) if lines)])
+
+
+def _netns(workload: Mapping[str, Any]) -> list[str]:
+    """As ``lsns`` shows them; the agent's own is ``node``."""
+    return ["node" if found["own"] else str(found["inode"]) for found in workload["network_namespaces"]]
 
 
 FLOW_HEADINGS = ("SIDE", "SOURCE", "FROM", "DESTINATION", "TO", "SERVICE", "VIA", "SENT", "RECEIVED", "AGE")
@@ -203,6 +214,11 @@ def _capture(capture: Mapping[str, Any]) -> str:
         f"{capture['enrolled']} cgroups, {capture['destinations']} destinations"
     ]
     lines += [f"  problem: {_cell(problem)}" for problem in capture["problems"]]
+    if namespaces := capture.get("namespaces"):
+        lines.append(
+            f"  network namespaces besides the node's: {namespaces['held']}, of which {namespaces['served']} are served"
+        )
+        lines += [f"  problem: {_cell(problem)}" for problem in namespaces["problems"]]
     lines += [
         f"  also on {other['hook']} of {other['cgroup']}: program {other['program_id']} {_cell(other['name'])}"
         for other in capture["cohabitants"]

@@ -112,6 +112,13 @@ class Catalogue:
         node = self.node(workload.spec.node)
         return node.spec.addresses if node else ()
 
+    def tunnel_addresses_of(self, workload: Workload) -> tuple[str, ...]:
+        """Its node's addresses, if it has others: those of a container need not be routed between nodes."""
+        node = self.node(workload.spec.node)
+        if node is None or set(workload.spec.addresses) <= set(node.spec.addresses):
+            return ()
+        return node.spec.addresses
+
     def ports_of(self, workload: Workload) -> tuple[int, ...]:
         """Its own ports and its services' target ports."""
         targets = {port.target for service in self.services_of(workload) for port in service.spec.ports}

@@ -179,6 +179,7 @@ def _workload(
         probe_ports=workload.spec.probe_ports,
         splice=_splice(labels),
         idle_timeout=_idle_timeout(labels),
+        tunnel_addresses=catalogue.tunnel_addresses_of(workload),
         sni=f"{workload.name}.{workload.namespace}.workload.{mesh.trust_domain}",
         labels=dict(labels),
         canonical_service=service,

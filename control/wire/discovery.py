@@ -86,6 +86,8 @@ class Workload:
     sni: str
     """The server name by which agents ask for it where workloads share an address."""
     tunnel_port: int = 15008
+    tunnel_addresses: tuple[str, ...] = ()
+    """Where its node's agent takes tunnels, if the workload has addresses of its own; empty: at those."""
     labels: dict[str, str]
     canonical_service: str
     canonical_revision: str

@@ -5,7 +5,7 @@ and quick.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,8 @@ class Capture:
         self._features = supported
         self._pins = directory
         self._paths: list[Path] = []
+        self._directories: dict[int, Path] = {}
+        self._former: dict[int, Path] = {}
         self._resolved: dict[str, list[int]] = {}
         self._problems: tuple[str, ...] = ()
         self._destination_problems: tuple[str, ...] = ()
@@ -118,21 +120,43 @@ class Capture:
         return InboundGuard(self._pins)
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
-        """Connections of this process's network namespace go to ``port`` on loopback, and only this user may bind it.
-        So do DNS questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone).
+        """``serve``, for this process's own network namespace."""
+        self.serve(current_cookie(), port, dns_port)
+
+    def serve(self, cookie: int, port: int, dns_port: int = 0) -> None:
+        """Connections of this network namespace go to ``port`` on loopback, and only this user may bind it. So do DNS
+        questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone).
 
         Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
         """
-        cookie = current_cookie()
         self._listeners.put(cookie, ListenerRecord(port, os.geteuid()))
-        for stale in self._listeners.entries():
-            if stale != cookie:
-                self._listeners.remove(stale)
         if dns_port:
             self._dns_ports.put(cookie, ListenerRecord(dns_port, os.geteuid()))
-        for stale in self._dns_ports.entries():
-            if stale != cookie or not dns_port:
-                self._dns_ports.remove(stale)
+        else:
+            self._dns_ports.remove(cookie)
+
+    def unserve(self, cookie: int) -> None:
+        """Connections of enrolled processes of this network namespace to the mesh are refused."""
+        self._listeners.remove(cookie)
+        self._dns_ports.remove(cookie)
+
+    def serve_only(self, cookies: set[int]) -> None:
+        """``unserve`` every other namespace but this process's own: what an earlier run of the agent left."""
+        for stale in {*self._listeners.entries(), *self._dns_ports.entries()} - cookies - {current_cookie()}:
+            self.unserve(stale)
+
+    def vanished(self, cgroups: dict[int, str]) -> dict[int, str]:
+        """Those of the cgroups of the ``resolve`` before the last that do not exist any more."""
+        return {
+            cgroup: uid
+            for cgroup, uid in cgroups.items()
+            if cgroup in self._former and cgroup_id(self._former[cgroup]) != cgroup
+        }
+
+    @property
+    def directories(self) -> Mapping[int, Path]:
+        """The directory of each cgroup that the last ``resolve`` found."""
+        return self._directories
 
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
         """Which cgroups are whose now. Tell the workers before ``apply``, so that they know whom they accept."""
@@ -140,6 +164,7 @@ class Capture:
         problems: list[str] = []
         unasked: list[str] = []
         self._paths = []
+        directories: dict[int, Path] = {}
         for workload in local:
             if workload.labels.get(DNS_LABEL) == "off":
                 unasked.append(workload.uid)
@@ -147,11 +172,16 @@ class Capture:
                 paths = self._tree.resolve(workload.selectors)
             except (CgroupError, OSError) as error:
                 problems.append(f"workload {workload.uid}: {error}")
-                found.append((workload.uid, self._resolved.get(workload.uid, [])))  # who is captured stays captured
+                kept = self._resolved.get(workload.uid, [])  # who is captured stays captured
+                directories.update((number, path) for number in kept if (path := self._directories.get(number)))
+                found.append((workload.uid, kept))
                 continue
             self._paths += paths
-            found.append((workload.uid, [number for path in paths if (number := cgroup_id(path)) is not None]))
+            numbers = {number: path for path in paths if (number := cgroup_id(path)) is not None}
+            directories.update(numbers)
+            found.append((workload.uid, list(numbers)))
         self._resolved = dict(found)
+        self._former, self._directories = self._directories, directories
         return enrol(found, problems, unasked)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:

@@ -35,7 +35,7 @@ class Accepted(Protocol):
 
 
 class FlowTable:
-    """The records of this network namespace's captured connections. One thread; one system call a question.
+    """The records of captured connections, by default of this network namespace. One thread, one system call each.
 
     Ask only about connections accepted on exactly 127.0.0.1 or ::1 at the capture port: only there is the client's
     address and port the whole key.
@@ -45,8 +45,9 @@ class FlowTable:
         self._flows = Flows(pin_dir)
         self._cookie = current_cookie() if cookie is None else cookie
 
-    def take(self, source: SocketAddress, accepted: Accepted) -> CapturedFlow | None:
-        """The record of the connection from ``source`` (canonical), once. None: nobody captured it; refuse it.
+    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> CapturedFlow | None:
+        """The record of the connection from ``source`` (canonical) in the network namespace of this cookie (None: the
+        table's own), once. None: nobody captured it; refuse it.
 
         The record is this connection's own only if the connection still stands when the record has been taken. One
         that was reset while it waited to be accepted gave its port free, and another process, of another workload,
@@ -55,7 +56,7 @@ class FlowTable:
         """
         ip = source.ip
         packed = packed_ip(ip) if ":" in ip else _MAPPED + socket.inet_aton(ip)
-        flow = self._flows.take(self._cookie, packed, source.port)
+        flow = self._flows.take(self._cookie if cookie is None else cookie, packed, source.port)
         if flow is None or accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
             return None
         addr = flow.addr

@@ -71,13 +71,20 @@ class Documents:
     def _workloads(self) -> list[dict[str, Any]]:
         parts = self._parts
         cgroups = parts.enroller.cgroups if parts.enroller is not None else {}
-        return facts.workloads_document(parts.discovery.state, parts.config.node, cgroups)
+        found = parts.namespaces
+        return facts.workloads_document(
+            parts.discovery.state, parts.config.node, cgroups,
+            (lambda uid: found.of_workload(uid, cgroups)) if found is not None else lambda _: [],
+        )  # fmt: skip
 
     def _capture(self) -> dict[str, Any]:
         parts = self._parts
         if parts.capture is None or parts.enroller is None:
             return {"enabled": False, "why": "capture is off in the configuration; only tunnels are served"}
-        return facts.capture_document(parts.capture.status(), parts.enroller.problems)
+        document = facts.capture_document(parts.capture.status(), parts.enroller.problems)
+        if parts.namespaces is not None:
+            document["namespaces"] = parts.namespaces.document()
+        return document
 
 
 def _later(function: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,13 +38,17 @@ class Capturing(Protocol):
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force; None: destinations as they are."""
 
+    def vanished(self, cgroups: dict[int, str]) -> dict[int, str]:
+        """Those of them that do not exist any more."""
+
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """Captured connections of this network namespace go to this port."""
 
 
 class Enroller:
     """Drives a Capture. ``ports``: where connections and DNS questions are taken to. ``publish`` tells the workers
-    which cgroup is whose; ``serving`` whether one listens."""
+    which cgroup is whose; ``serving`` whether one listens; ``departed`` hears of enrolled cgroups that were removed;
+    ``after`` of the cgroups at the end of each step."""
 
     def __init__(
         self,
@@ -53,12 +57,17 @@ class Enroller:
         ports: tuple[int, int],
         publish: Callable[[dict[int, str]], None],
         serving: Callable[[], bool],
+        *,
+        departed: Callable[[Mapping[int, str]], None],
+        after: Callable[[Mapping[int, str]], None],
     ) -> None:
         self._capture = capture
         self._node = node
         self._ports = ports
         self._publish = publish
         self._serving = serving
+        self._after = after
+        self._departed = departed
         self._listening = False
         self._changed = asyncio.Event()
         self._state: NodeState | None = None
@@ -99,8 +108,13 @@ class Enroller:
         for problem in applied.problems:
             if problem not in self.problems:
                 logger.error("capture: %s", problem)
-        self.cgroups, self.problems = dict(enrolment.cgroups), applied.problems
+        before, self.cgroups, self.problems = self.cgroups, dict(enrolment.cgroups), applied.problems
         self._publish(self.cgroups)
+        gone = {cgroup: uid for cgroup, uid in before.items() if cgroup not in self.cgroups}
+        if gone := self._capture.vanished(gone):
+            logger.info("cgroups %s are gone", ", ".join(f"{cgroup} ({uid})" for cgroup, uid in gone.items()))
+            self._departed(gone)
+        self._after(self.cgroups)
 
     async def run(self) -> None:
         """Until cancelled. A failure leaves what is in force and is tried again."""

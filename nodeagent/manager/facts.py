@@ -4,7 +4,7 @@ keys in either."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -148,8 +148,15 @@ def certificates_document(membership: Membership | None, keeper: SvidKeeper | No
     }
 
 
-def workloads_document(state: NodeState, node: str, cgroups: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The workloads placed on this node and the cgroups that were found for each."""
+def workloads_document(
+    state: NodeState,
+    node: str,
+    cgroups: Mapping[int, str],
+    namespaces: Callable[[str], list[dict[str, Any]]] = lambda _: [],
+) -> list[dict[str, Any]]:
+    """The workloads placed on this node, the cgroups that were found for each, and the network namespaces that its
+    processes are in.
+    """
     by_uid: dict[str, list[int]] = {}
     for cgroup, uid in cgroups.items():
         by_uid.setdefault(uid, []).append(cgroup)
@@ -163,6 +170,7 @@ def workloads_document(state: NodeState, node: str, cgroups: Mapping[int, str]) 
             "ports": list(workload.ports),
             "selector": workload.selectors.systemd_unit or workload.selectors.cgroup_path or "",
             "cgroups": sorted(by_uid.get(workload.uid, [])),
+            "network_namespaces": namespaces(workload.uid),
             "policies": list(workload.policies),
             "plaintext": {str(port): effective_mode(workload, port).value for port in workload.ports},
         }

@@ -23,6 +23,7 @@ class Health:
         lifecycle.warns("capture", self.capture)
         lifecycle.warns("plaintext", self.plaintext)
         lifecycle.warns("state", self.state)
+        lifecycle.warns("namespaces", self.namespaces)
 
     def no_state(self) -> str:
         """Blocks: nothing is known of the mesh."""
@@ -66,6 +67,11 @@ class Health:
         """Where plaintext is not met as it should be."""
         plaintext = self._parts.plaintext
         return "; ".join(plaintext.problems) if plaintext is not None else ""
+
+    def namespaces(self) -> str:
+        """Network namespaces whose enrolled processes cannot use the mesh, or not all of it."""
+        found = self._parts.namespaces
+        return "; ".join(found.problems[:3]) if found is not None else ""
 
     def state(self) -> str:
         """What control told and could not be read, or referred to and did not tell."""

@@ -17,13 +17,17 @@ from nodeagent.channel import (
     Applied,
     Collect,
     Collected,
+    Departed,
     Drain,
     Drained,
     Enrolment,
     Flows,
+    Inside,
     ListFlows,
     Load,
     Message,
+    Namespaces,
+    NamespaceState,
     Ready,
     SpliceExclusions,
     SpliceStuck,
@@ -88,6 +92,7 @@ class Hub:
         self._exclusions = SpliceExclusions(workloads={})
         self.on_stuck: Callable[[Mapping[str, str]], None] | None = None
         """Told by which workloads (uid) a flow got stuck in a worker's splice, and why."""
+        self._namespaces = Namespaces(namespaces=(), homes={})
         self._packing = packing
         self._numbers = itertools.count(1)
         self._rounds: dict[int, _Round[Any]] = {}
@@ -117,6 +122,8 @@ class Hub:
         link.send(self._enrolment)
         if self._exclusions.workloads:
             link.send(self._exclusions)
+        if self._namespaces.namespaces or self._namespaces.homes:
+            link.send(self._namespaces)
         for svid in self._svids.values():
             link.send(svid)
         if self._packing.active > 1:  # one is what a worker begins with
@@ -154,6 +161,19 @@ class Hub:
         """Which workloads (uid) every worker is to keep out of the splice, and why."""
         self._exclusions = SpliceExclusions(workloads=dict(workloads))
         self._broadcast(self._exclusions)
+
+    def publish_departed(self, cgroups: Mapping[int, str]) -> None:
+        """These cgroups are gone; to be told after the enrolment without them."""
+        self._broadcast(Departed(cgroups={str(cgroup): uid for cgroup, uid in cgroups.items()}))
+
+    def publish_namespaces(self, namespaces: Namespaces) -> None:
+        """Where enrolled processes live; to be told after their enrolment."""
+        self._namespaces = namespaces
+        self._broadcast(namespaces)
+
+    def inside(self) -> list[NamespaceState]:
+        """What the workers made of the namespaces."""
+        return [state for link in self._links if link.ready for state in link.inside]
 
     async def collect(self) -> None:
         """Bring the aggregate up to date; a worker that does not answer in ANSWER_SECONDS keeps its last samples."""
@@ -222,15 +242,21 @@ class Hub:
         elif isinstance(message, SpliceStuck):
             if self.on_stuck is not None:
                 self.on_stuck(message.workloads)
+        elif isinstance(message, Inside):
+            link.inside = message.states
+            self._on_change()
         elif isinstance(message, (Collected, Flows)):
-            if isinstance(message, Collected) and link in self._links:
-                # late answers count too: workers tell each change once
-                self._aggregate.update(id(link), message.samples)
-            waiting = self._rounds.get(message.number)
-            if waiting is not None:
-                waiting.answer(link, message)
+            self._on_answer(link, message)
         elif isinstance(message, Drained):
             if self._drained is not None:
                 self._drained.answer(link, message)
         else:
             logger.error("worker %d sent %s, which only the manager says", link.index, type(message).__name__)
+
+    def _on_answer(self, link: WorkerLink, message: Collected | Flows) -> None:
+        if isinstance(message, Collected) and link in self._links:
+            # late answers count too: workers tell each change once
+            self._aggregate.update(id(link), message.samples)
+        waiting = self._rounds.get(message.number)
+        if waiting is not None:
+            waiting.answer(link, message)

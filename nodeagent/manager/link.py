@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
-from nodeagent.channel import ChannelError, Load, Message, Unpacker, pack
+from nodeagent.channel import ChannelError, Load, Message, NamespaceState, Unpacker, pack
 
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
 """What a worker may leave unread; one that does not keep up is ended, and starts again from a snapshot."""
@@ -26,6 +26,8 @@ class WorkerLink(asyncio.Protocol):
         self.revision = 0
         """The revision that the worker decides by."""
         self.rejected: tuple[str, ...] = ()
+        self.inside: tuple[NamespaceState, ...] = ()
+        """What it made of the network namespaces that it was told of."""
         self.load: Load | None = None
         """What it last said of how busy it is."""
         self.lost = asyncio.Event()

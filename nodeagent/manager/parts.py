@@ -13,6 +13,7 @@ from nodeagent.manager.discovery import Discovery
 from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
+from nodeagent.manager.namespaces import NodeNamespaces
 from nodeagent.manager.plaintext import PlaintextPorts
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import Supervisor
@@ -39,5 +40,6 @@ class Parts:
     keeper: SvidKeeper
     enroller: Enroller | None
     plaintext: PlaintextPorts | None
+    namespaces: NodeNamespaces | None
     session: Session
     follower: Follower

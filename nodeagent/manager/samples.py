@@ -31,6 +31,7 @@ class Samples:
                 "nodemesh_workers": parts.hub.serving,
                 "nodemesh_worker_restarts_total": parts.supervisor.restarts,
                 "nodemesh_ready": float(parts.lifecycle.ready),
+                "nodemesh_network_namespaces": len(parts.namespaces) if parts.namespaces is not None else 0,
                 "nodemesh_enrolled_cgroups": len(parts.enroller.cgroups) if parts.enroller is not None else 0,
             }
         )

@@ -59,6 +59,11 @@ class Namespace:
         if fd >= 0:
             os.close(fd)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was let go."""
+        return self.fd < 0
+
     def __repr__(self) -> str:
         return f"Namespace(cookie={self.cookie}, inode={self.inode})"
 

@@ -83,6 +83,13 @@ def dial_address(workload: Workload, address: SocketAddress) -> SocketAddress:
     return SocketAddress(workload.app_address or address.ip, address.port)
 
 
+def tunnel_address(workload: Workload, address: SocketAddress) -> SocketAddress:
+    """Where the agent of the workload's node takes tunnels for it, of the family of ``address`` if it can be."""
+    same = [ip for ip in workload.tunnel_addresses if (":" in ip) == (":" in address.ip)]
+    ip = next(iter((*same, *workload.tunnel_addresses)), address.ip)
+    return SocketAddress(ip, workload.tunnel_port)
+
+
 def policy_connection(identity: str, source: SocketAddress, address: SocketAddress) -> Connection:
     """What policy looks at; all of it proved or registered, nothing merely claimed."""
     return Connection(

@@ -113,7 +113,10 @@ def _workload(workload: Workload) -> Workload:
     _check_ports("tunnel_port", (workload.tunnel_port,))
     _check_idle_timeout(workload.idle_timeout)
     app_address = None if workload.app_address is None else canonical_ip(workload.app_address)
-    return replace(workload, addresses=_canonical(workload.addresses), app_address=app_address)
+    return replace(
+        workload, addresses=_canonical(workload.addresses), app_address=app_address,
+        tunnel_addresses=_canonical(workload.tunnel_addresses),
+    )  # fmt: skip
 
 
 def _service(service: Service) -> Service:

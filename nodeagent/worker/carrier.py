@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nodeagent import channel
 from nodeagent.dns.io.service import DnsService
+from nodeagent.relay.io.departures import Departures
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.services import Services
@@ -15,6 +16,7 @@ from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.listeners import Listeners
+from nodeagent.worker.namespaces import Inhabited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Carrier:
     outbound: Outbound
     inbound: Inbound
     listeners: Listeners
+    inhabited: Inhabited
+    departures: Departures
     dns: DnsService | None = None
     """None: DNS questions are left alone."""
 
@@ -41,6 +45,20 @@ class Carrier:
         for uid in gone:
             self.outbound.balancer.forget(uid)
 
+    def departed(self, cgroups: Mapping[int, str], enrolled: Mapping[int, str]) -> int:
+        """These enrolled cgroups were removed; how many connections were reset."""
+        return self.departures.cgroups(cgroups, set(cgroups.values()) - set(enrolled.values()))
+
+    def spread(self, workers: int) -> None:
+        """New connections go to so many of the workers."""
+        self.listeners.spread(workers)
+        self.inhabited.spread(workers)
+
+    def close_doors(self) -> None:
+        """No further connection is accepted."""
+        self.listeners.close()
+        self.inhabited.close()
+
     def refresh(self) -> None:
         """SVIDs or bundles changed: tunnels that were made with former ones take no more streams."""
         self.outbound.pool.refresh()
@@ -56,6 +74,7 @@ class Carrier:
         self.outbound.pool.tick(now)
         self.inbound.tick(now)
         self.services.tracker.cut_idle(now)
+        self.inhabited.bring_about()
 
     def load(self) -> channel.Load:
         """How busy this worker is."""
@@ -66,6 +85,8 @@ class Carrier:
         services = self.services
         services.tracker.report_live()
         metrics.gauge("nodemesh_live_flows", len(services.tracker))
+        metrics.gauge("nodemesh_worker_namespaces", len(self.inhabited))
+        metrics.gauge("nodemesh_worker_tasks", len(services.tasks))
         metrics.gauge("nodemesh_tunnels", len(self.outbound.pool), direction="outbound")
         metrics.gauge("nodemesh_tunnels", len(self.inbound.tunnels), direction="inbound")
         if services.splicing is not None:

@@ -1,63 +1,132 @@
-"""The listening sockets of a worker, each shared with its siblings (SO_REUSEPORT)."""
+"""The listening sockets of a worker in one network namespace, each shared with its siblings (SO_REUSEPORT)."""
 
 from __future__ import annotations
 
 import logging
 from asyncio import AbstractEventLoop, BaseProtocol, Server
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from control.wire.address import SocketAddress
 from nodeagent.capture.inbound import SteerTable
-from nodeagent.namespaces.handle import own
+from nodeagent.dns.io.service import DnsService
+from nodeagent.loader.errors import LoaderError
+from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.plaintext import Plaintext
-from nodeagent.relay.io.sockets import ListenError, listen, spread
+from nodeagent.relay.io.sockets import ListenError, listen, make_inside, spread
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 
 _log = logging.getLogger("nodeagent.worker")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What listens inside every namespace of a workload, and on which ports. A feature that listens there too gets a
+    field here and a line in ``Listeners.open_inside``."""
+
+    outbound: Outbound
+    outbound_port: int
+    inbound: Inbound
+    tunnel_port: int
+    plaintext: Plaintext
+    plaintext_port: int
+    steers: Callable[[], SteerTable]
+    """Opened anew for each use."""
+    dns: DnsService | None
+    """None: DNS questions are left alone."""
+
+
 class Listeners:
-    """Of one worker."""
+    """Of one worker in one namespace: the agent's own, or that of a workload."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._servers: list[Server] = []
         self._workers = 1
+        self._tunnels = False
+        self._plaintext = False
+        self.captures = False
+        """Whether captured connections are accepted."""
+        self.answers: DnsService | None = None
+        """Who answers DNS questions in the namespace of a workload."""
+        self._cookie = 0
 
-    async def open_captured(self, outbound: Outbound, port: int) -> None:
-        """Where captured connections arrive. ListenError."""
-        await self._on_loopback(outbound.leg, port)
+    async def open_captured(self, outbound: Outbound, port: int, inside: Namespace | None = None) -> None:
+        """Where captured connections arrive. ListenError, and then none of them is open."""
+        await self._on_loopback(lambda: outbound.leg(inside), port, inside)
+        self.captures = True
 
-    async def open_plaintext(self, plaintext: Plaintext, port: int, steers: SteerTable) -> None:
-        """Where the kernel brings plaintext of this process's network namespace. ListenError, BpfError."""
-        cookie = own().cookie
-        for server, ip in await self._on_loopback(plaintext.leg, port):
+    async def open_plaintext(
+        self, plaintext: Plaintext, port: int, steers: SteerTable, inside: Namespace | None = None
+    ) -> None:
+        """Where the kernel brings plaintext of the namespace. ListenError, BpfError."""
+        cookie = (inside or own()).cookie
+        for server, ip in await self._on_loopback(lambda: plaintext.leg(inside), port, inside):
             for handle in server.sockets:
                 steers.add(cookie, handle.fileno(), v6=":" in ip)
 
-    async def _on_loopback(self, leg: Callable[[], BaseProtocol], port: int) -> list[tuple[Server, str]]:
-        opened = []
+    async def _on_loopback(
+        self, leg: Callable[[], BaseProtocol], port: int, inside: Namespace | None
+    ) -> list[tuple[Server, str]]:
+        opened: list[tuple[Server, str]] = []
         for ip in ("127.0.0.1", "::1"):
             address = SocketAddress(ip, port)
             try:
-                opened.append((await listen(self._loop, leg, address, reset_on_close=True), ip))
+                opened.append((await listen(self._loop, leg, address, reset_on_close=True, inside=inside), ip))
             except ListenError:
                 if address.family == 4 or HOST_HAS_IPV6:
+                    for server, _ in opened:
+                        server.close()
                     raise
                 _log.warning("this host has no IPv6: only IPv4 connections are served on port %d", port)
         for server, _ in opened:
             self._add(server)
         return opened
 
-    async def open_tunnels(self, inbound: Inbound, addresses: Iterable[str], port: int) -> None:
+    async def open_tunnels(
+        self, inbound: Inbound, addresses: Iterable[str], port: int, inside: Namespace | None = None
+    ) -> None:
         """Where other agents connect. ListenError."""
         for ip in addresses:
-            self._add(await listen(self._loop, inbound.tunnel, SocketAddress(ip, port), reset_on_close=False))
+            address = SocketAddress(ip, port)
+            self._add(
+                await listen(self._loop, lambda: inbound.tunnel(inside), address, reset_on_close=False, inside=inside)
+            )
+        self._tunnels = True
+
+    async def open_inside(self, namespace: Namespace, doors: Doors) -> str:
+        """Whatever is not open yet in the namespace of a workload; what is wrong with it, empty if nothing is.
+        ListenError if captured connections cannot be accepted.
+        """
+        if not self.captures:
+            await self.open_captured(doors.outbound, doors.outbound_port, namespace)
+        problems = []
+        if not self._plaintext:
+            try:
+                with closing(doors.steers()) as steers:
+                    await self.open_plaintext(doors.plaintext, doors.plaintext_port, steers, namespace)
+                self._plaintext = True
+            except (ListenError, LoaderError) as error:
+                problems.append(f"clients outside the mesh are refused: {error}")
+        if not self._tunnels:
+            everywhere = "::" if HOST_HAS_IPV6 else "0.0.0.0"
+            try:
+                await self.open_tunnels(doors.inbound, (everywhere,), doors.tunnel_port, namespace)
+            except ListenError as error:
+                problems.append(f"peers that are no nodemesh agents cannot reach it: {error}")
+        if doors.dns is not None and self.answers is None:
+            try:
+                await doors.dns.open(namespace.cookie, make_inside(namespace), HOST_HAS_IPV6)
+                self.answers, self._cookie = doors.dns, namespace.cookie
+            except OSError as error:
+                problems.append(f"names of the mesh are not answered: {error}")
+        return "; ".join(problems)
 
     def spread(self, workers: int) -> None:
         """New connections go to so many of the workers, from now on and for listeners that are opened later."""
@@ -69,6 +138,11 @@ class Listeners:
         """No further connection is accepted."""
         for server in self._servers:
             server.close()
+        self._servers.clear()
+        self.captures = self._tunnels = self._plaintext = False
+        if self.answers is not None:
+            self.answers.close(self._cookie)
+            self.answers = None
 
     def _add(self, server: Server) -> None:
         self._servers.append(server)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from socket import socket
@@ -24,13 +23,15 @@ from nodeagent.dns.io.service import DnsService
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import current_cookie
+from nodeagent.namespaces.peer import is_held
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
+from nodeagent.relay.io.departures import Departures
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.plaintext import Plaintext
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import orderly_close
+from nodeagent.relay.io.sockets import make_inside, orderly_close
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.protocol.windows import WindowBudget
@@ -41,7 +42,8 @@ from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
-from nodeagent.worker.listeners import HOST_HAS_IPV6, Listeners
+from nodeagent.worker.listeners import HOST_HAS_IPV6, Doors, Listeners
+from nodeagent.worker.namespaces import Inhabited
 
 _log = logging.getLogger("nodeagent.worker")
 
@@ -56,6 +58,7 @@ class Known:
     certificates: SvidStore
     enrolled: Mapping[int, str]
     """Cgroup id -> uid of its workload."""
+    inhabited: Inhabited
     metrics: FlowMetrics
 
 
@@ -66,31 +69,46 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     services = Services(
         node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer, tracker=tracker,
         certificates=known.certificates, budget=WindowBudget(), splicing=_splicing(start, known.loop, tracker),
-        clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None,
+        clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None, homes=known.inhabited,
     )  # fmt: skip
     dns = _dns(start, known)
+    inbound = Inbound(services)
     outbound = Outbound(services, _captured(start), known.enrolled, Balancer(SystemRandom()))
     if dns is not None:
-        outbound.resolver = partial(dns.take, make=socket)
+        outbound.resolver = lambda transport, asked, home: dns.take(
+            transport, asked, socket if home is None else make_inside(home)
+        )
     return Carrier(
         services=services,
         outbound=outbound,
-        inbound=Inbound(services),
+        inbound=inbound,
         listeners=Listeners(known.loop),
+        inhabited=known.inhabited,
+        departures=Departures(tracker, lambda: inbound.tunnels, is_held),
         dns=dns,
     )
 
 
-async def open_listeners(start: channel.Start, carrier: Carrier) -> None:
-    """From now on connections and DNS questions are accepted. ListenError, DnsPortError, LoaderError."""
+async def open_listeners(
+    start: channel.Start, carrier: Carrier, report: Callable[[tuple[channel.NamespaceState, ...]], None]
+) -> None:
+    """From now on connections and DNS questions are accepted. ListenError, DnsPortError, LoaderError. ``report`` hears
+    of the namespaces of workloads.
+    """
+    plaintext = Plaintext(carrier.services, start.inbound_port)
     if start.pin_dir:
         await carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
-        plaintext = Plaintext(carrier.services, start.inbound_port)
         with closing(SteerTable(Path(start.pin_dir), start.index)) as steers:
             await carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
     if carrier.dns is not None:
         await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
     await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
+    doors = Doors(
+        outbound=carrier.outbound, outbound_port=start.outbound_port, inbound=carrier.inbound,
+        tunnel_port=start.tunnel_port, dns=carrier.dns, plaintext=plaintext,
+        plaintext_port=start.inbound_port, steers=lambda: SteerTable(Path(start.pin_dir), start.index),
+    )  # fmt: skip
+    carrier.inhabited.open(doors, carrier.departures, report)
 
 
 def _captured(start: channel.Start) -> OriginalDestinations:
@@ -124,5 +142,5 @@ def _splicing(start: channel.Start, loop: AbstractEventLoop, tracker: Tracker) -
 class _NothingCaptured:
     """For a node that only serves tunnels."""
 
-    def take(self, source: SocketAddress, accepted: Accepted) -> None:
+    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> None:
         """Nothing was captured."""

@@ -18,6 +18,7 @@ from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
 from nodeagent.worker.drain import drain
+from nodeagent.worker.namespaces import Inhabited
 from nodeagent.worker.start import Known, open_listeners, put_together
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Worker(Protocol):
         self.state = NodeState()
         self.enrolled: dict[int, str] = {}
         self.tasks = Tasks(loop)
+        self.inhabited = Inhabited(loop, self.tasks)
         self._unpacker = channel.Unpacker()
         self._transport: Transport | None = None
         self._spread = 1
@@ -81,9 +83,8 @@ class Worker(Protocol):
                 self._on_batch(message)
             case channel.Svid():
                 self._on_svid(message)
-            case channel.Enrolment():
-                self.enrolled.clear()
-                self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
+            case channel.Enrolment() | channel.Departed() | channel.Namespaces():
+                self._on_whereabouts(message)
             case channel.SpliceExclusions():
                 self._exclusions = message.workloads
                 if self._carrier is not None:
@@ -96,11 +97,24 @@ class Worker(Protocol):
             case channel.Spread():
                 self._spread = message.workers
                 if self._carrier is not None:
-                    self._carrier.listeners.spread(self._spread)
+                    self._carrier.spread(self._spread)
             case channel.Drain():
                 self.tasks.spawn(self._drain(message.seconds), "drain")
             case _:
                 raise channel.ChannelError(f"{type(message).__name__} is not for a worker")
+
+    def _on_whereabouts(self, message: channel.Enrolment | channel.Departed | channel.Namespaces) -> None:
+        """Of the workloads of this node: their cgroups, and the network namespaces that their processes are in."""
+        match message:
+            case channel.Enrolment():
+                self.enrolled.clear()
+                self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
+            case channel.Departed():
+                gone = {int(cgroup): uid for cgroup, uid in message.cgroups.items()}
+                if self._carrier is not None and (cut := self._carrier.departed(gone, self.enrolled)):
+                    _log.warning("%d connections of cgroups that were removed were reset", cut)
+            case channel.Namespaces():
+                self.inhabited.tell(message)
 
     def _on_batch(self, message: channel.StateBatch) -> None:
         try:
@@ -166,15 +180,15 @@ class Worker(Protocol):
         self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
         known = Known(
             loop=self.loop, tasks=self.tasks, state=self.state, certificates=self.certificates,
-            enrolled=self.enrolled, metrics=self._metrics,
+            enrolled=self.enrolled, inhabited=self.inhabited, metrics=self._metrics,
         )  # fmt: skip
         # from here on it hears of changes: the first connection may be accepted before the last listener is open
         self._carrier = carrier = put_together(start, known, self._log)
-        carrier.listeners.spread(self._spread)
+        carrier.spread(self._spread)
         carrier.exclude(self._exclusions)
         if carrier.services.splicing is not None:
             carrier.services.splicing.on_stuck = lambda stuck: self._send(channel.SpliceStuck(workloads=stuck))
-        await open_listeners(start, carrier)
+        await open_listeners(start, carrier, lambda states: self._send(channel.Inside(states=states)))
         carrier.services.tracker.when_doubled = lambda: self._send(carrier.load())
         self.loop.call_later(TICK_SECONDS, self._tick, carrier)
         self._send(channel.Ready(pid=os.getpid()))
@@ -187,7 +201,7 @@ class Worker(Protocol):
     async def _drain(self, seconds: float) -> None:
         cut = 0
         if self._carrier is not None:
-            self._carrier.listeners.close()
+            self._carrier.close_doors()
             cut = await drain(self.loop, self._carrier, seconds)
         self._send(channel.Drained(cut=cut))
         self._stop(0)

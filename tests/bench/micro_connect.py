@@ -27,7 +27,7 @@ AT_ONCE = 8
 class Always:
     """Plays the kernel's flow table: whoever connects asked for the service on the other node."""
 
-    def take(self, source: SocketAddress, _accepted: object) -> CapturedFlow:
+    def take(self, source: SocketAddress, _accepted: object, _cookie: int | None = None) -> CapturedFlow:
         """The same answer to everybody."""
         return CapturedFlow(SocketAddress(Mesh.VIP_FAR, 80), 1, 1, 1, 0)
 

@@ -61,6 +61,6 @@ def test_other_ports_and_udp_are_free(deserted: Node, family: Family) -> None:
 
 
 def test_where_no_agent_serves_the_port_is_free(deserted: Node, family: Family) -> None:
-    deserted.capture.set_listeners(CAPTURE_PORT)  # of the tests' own namespace: the lab's record is replaced
+    deserted.capture.unserve(deserted.cookie)
     loopback = family.address(family.loopback)
     assert deserted.lab.client(deserted.app, lambda: bind(family, loopback, CAPTURE_PORT), NOBODY) == 0

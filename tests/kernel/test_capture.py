@@ -86,7 +86,7 @@ def test_without_a_listener_connections_are_refused_at_once(node: Node, family: 
 def test_without_an_agent_in_the_namespace_connections_are_refused(node: Node, family: Family) -> None:
     node.mesh((family.local, 8080))
     server = node.lab.listen(family.local, 8080)
-    node.capture.set_listeners(CAPTURE_PORT)  # of the tests' own namespace: the lab's record is replaced
+    node.capture.unserve(node.cookie)
     with pytest.raises(PermissionError):
         node.lab.client(node.app, lambda: connect(family, family.local, 8080))
     server.setblocking(False)

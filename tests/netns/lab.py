@@ -319,7 +319,7 @@ class Mesh:
     def wait_enrolled(self, *spots: Spot, within: float = 15.0) -> None:
         """Until the agent of each spot takes its connections."""
         for spot in spots:
-            node = next(node for node in self.nodes if node.site == spot.site)
+            node = next(node for node in self.nodes if node.name == spot.site.node)
             identifier = str(spot.cgroup.stat().st_ino)
             eventually(
                 lambda n=node, i=identifier: i in reading.enrolled(n.outside),  # type: ignore[misc]

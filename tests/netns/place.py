@@ -122,6 +122,8 @@ class Place:
         """Give everything back, in any state; what could not be removed is shown by `leftovers`."""
         kill_all(self.cgroup)
         _remove_cgroups(self.cgroup)
+        for cgroup in self._former_cgroups():
+            _remove_cgroups(cgroup)
         if os.path.ismount(self.bpffs):
             subprocess.run(["umount", self.bpffs], check=False, capture_output=True)
         for netns in _namespaces(self.name):
@@ -129,12 +131,17 @@ class Place:
         if not os.path.ismount(self.bpffs):
             shutil.rmtree(self.directory, ignore_errors=True)
 
+    def _former_cgroups(self) -> list[Path]:
+        """Where container runtimes put theirs on a hybrid host, below the same names: the version 1 hierarchies."""
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        roots = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup"]
+        return sorted({found for root in roots for found in root.rglob(self.cgroup.name)})
+
     def leftovers(self) -> list[str]:
         """What of this place is still on the machine; empty after `remove`."""
         left = [f"network namespace {netns}" for netns in _namespaces(self.name)]
         left += [f"process {pid} in {self.cgroup}" for pid in processes(self.cgroup)]
-        if self.cgroup.exists():
-            left.append(f"cgroup {self.cgroup}")
+        left += [f"cgroup {cgroup}" for cgroup in (self.cgroup, *self._former_cgroups()) if cgroup.exists()]
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         left += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith(f"{self.directory}/")]
         if self.directory.exists():

@@ -38,8 +38,8 @@ class Spot:
     def command(self, *argv: str | Path) -> list[str]:
         """The command, run inside the cgroup and the namespace (same process id, by exec)."""
         self.cgroup.mkdir(parents=True, exist_ok=True)
-        move = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-        return ["/bin/sh", "-c", move, str(self.cgroup), *self.site.enter(*argv)]
+        move = 'echo $$ > "$0/cgroup.procs" && exec "$@"'  # at once in its namespace: the agent looks where it is
+        return self.site.enter("/bin/sh", "-c", move, str(self.cgroup), *argv)
 
     def spawn(
         self, *argv: str | Path, env: dict[str, str] | None = None, log: Path | None = None
@@ -85,6 +85,15 @@ class Spot:
     def packets(self, interface: str) -> socket.socket:
         """A socket that sees every frame on the interface."""
         return self._socket({"do": "packets", "interface": interface})
+
+    def stay(self) -> None:
+        """Have a process in here from now on."""
+        self._ensure()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the process that stands in here, if one does."""
+        return [self._process.pid] if self._process is not None else []
 
     def close(self) -> None:
         """End the process inside and reap everything started here (killed by whoever owns the cgroup)."""

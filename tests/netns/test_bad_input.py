@@ -12,16 +12,13 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.netns.lab import eventually, identity
 from tests.netns.resources import from_principal, policy
 from tests.netns.servers import echo
 from tests.netns.shop import TARGET_PORT, Family, Shop
 from tests.netns.test_policy import admitted
-from tests.netns.tunnel import Tunnel, refused, server_certificate, spiffe_ids, tls
+from tests.netns.tunnel import Tunnel, refused, server_certificate, spiffe_ids, stolen_authority, tls
 from tests.support import pki
 
 OUTBOUND, TUNNEL = 15001, 15008
@@ -37,12 +34,8 @@ def address(shop: Shop, family: Family) -> str:
 
 @pytest.fixture(scope="module")
 def authority(shop: Shop) -> pki.Authority:
-    """The mesh's own intermediate CA, as one who stole it: its certificates chain."""
-    directory = shop.mesh.control_state / "ca"
-    certificate = x509.load_pem_x509_certificate((directory / "intermediate.pem").read_bytes())
-    key = serialization.load_pem_private_key((directory / "intermediate.key").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return pki.Authority(certificate, key, (certificate,))
+    """The mesh's own."""
+    return stolen_authority(shop.mesh)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,12 @@ import h2.config
 import h2.connection
 import h2.events
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.netns.lab import Mesh
 from tests.netns.spot import Spot
-from tests.support.pki import Leaf
+from tests.support.pki import Authority, Leaf
 
 TUNNEL_PORT = 15008
 
@@ -56,6 +59,15 @@ def server_certificate(spot: Spot, address: str, sni: str | None) -> x509.Certif
         shown = connection.getpeercert(binary_form=True)
     assert shown is not None
     return x509.load_der_x509_certificate(shown)
+
+
+def stolen_authority(mesh: Mesh) -> Authority:
+    """The mesh's own intermediate CA, as one who stole it: its certificates chain."""
+    directory = mesh.control_state / "ca"
+    certificate = x509.load_pem_x509_certificate((directory / "intermediate.pem").read_bytes())
+    key = serialization.load_pem_private_key((directory / "intermediate.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Authority(certificate, key, (certificate,))
 
 
 def spiffe_ids(certificate: x509.Certificate) -> list[str]:

@@ -46,6 +46,9 @@ def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[c
             return [channel.Ready(pid=os.getpid())]
         case channel.StateBatch():
             return [channel.Applied(revision=message.batch.revision)]
+        case channel.Namespaces():
+            states = [channel.NamespaceState(cookie=entry.cookie, listening=True) for entry in message.namespaces]
+            return [channel.Inside(states=tuple(states))]
         case channel.Collect() if not mute:
             sample = channel.Sample(name="heard_total", labels={"messages": ",".join(heard)}, value=1)
             return [channel.Collected(number=message.number, samples=(sample,))]

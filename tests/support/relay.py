@@ -76,7 +76,7 @@ class Captured:
     def __init__(self) -> None:
         self.entries: dict[SocketAddress, CapturedFlow] = {}
 
-    def take(self, source: SocketAddress, _accepted: object) -> CapturedFlow | None:
+    def take(self, source: SocketAddress, _accepted: object, _cookie: int | None = None) -> CapturedFlow | None:
         return self.entries.pop(source, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import BufferedProtocol, Protocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.sockets import descriptor_of, orderly_close, quiet_seconds, reset_on_close, write_now
 from nodeagent.relay.protocol.frames import Chunk
@@ -31,16 +32,26 @@ class AppLeg(Protocol):
     """
 
     __slots__ = (
-        "_buffer", "_descriptor", "_early", "_reset", "after_chunk", "ended", "flow", "peer", "received", "transport",
+        "_buffer", "_descriptor", "_early", "_reset", "after_chunk", "ended", "flow", "home", "peer", "received",
+        "transport",
     )  # fmt: skip
 
-    def __init__(self, flow: Flow | None = None, *, dialled: bool = False, buffer: memoryview | None = None) -> None:
+    def __init__(
+        self,
+        flow: Flow | None = None,
+        *,
+        dialled: bool = False,
+        buffer: memoryview | None = None,
+        home: Namespace | None = None,
+    ) -> None:
         """``buffer`` is the worker's, for large reads: what is in it is passed on, or copied, before the next read."""
         self.flow = flow
         self._buffer = buffer
         self._descriptor = -1
         self.peer: Leg | None = None
         self.transport: Transport | None = None
+        self.home = home
+        """The network namespace that its socket is in; None: the agent's own."""
         self.received = 0
         self.ended = False
         self.after_chunk: Callable[[], None] | None = None

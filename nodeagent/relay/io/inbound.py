@@ -11,6 +11,7 @@ from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
@@ -42,9 +43,9 @@ class Inbound:
         self.tunnels: set[TunnelServer] = set()
         self.context = ChoosingContext(self._choose)
 
-    def tunnel(self) -> TunnelServer:
-        """The protocol of an accepted connection."""
-        return TunnelServer(self)
+    def tunnel(self, home: Namespace | None = None) -> TunnelServer:
+        """The protocol of a connection that was accepted in this network namespace (None: the agent's own)."""
+        return TunnelServer(self, home)
 
     def _choose(self, tls: SSL.Connection, name: str | None) -> SSL.Context | None:
         tunnel: TunnelServer = tls.get_app_data()  # set in TunnelServer.make_tls
@@ -71,12 +72,16 @@ class Inbound:
                 return None
             return workload
         ip = tunnel.local.ip if tunnel.local is not None else ""
-        here = [w for w in state.owners(ip) if w.node == node]
+        here = [w for w in state.owners(ip) if w.node == node and self._lives(tunnel, w)]
         if len({w.identity for w in here}) == 1:
             return here[0]
         what = "several identities share" if here else "no workload of this node has"
         tunnel.failure = (Reason.BAD_TARGET, f"the peer sent no server name, and {what} the address {ip}")
         return None
+
+    def _lives(self, tunnel: TunnelServer, workload: Workload) -> bool:
+        homes = self.services.homes
+        return tunnel.home is None or (homes is not None and homes.here(tunnel.home, workload.uid))
 
     def tick(self, now: float) -> None:
         """See ``TunnelEnd.tick``."""
@@ -98,7 +103,7 @@ class Inbound:
 class TunnelServer(TunnelEnd):
     """The side that answers streams."""
 
-    def __init__(self, inbound: Inbound) -> None:
+    def __init__(self, inbound: Inbound, home: Namespace | None = None) -> None:
         services = inbound.services
         super().__init__(services.tasks.loop, Role.SERVER, "", services.budget, services.buffers)
         self._inbound = inbound
@@ -106,6 +111,8 @@ class TunnelServer(TunnelEnd):
         self.identity = ""
         """As whom we answered."""
         self.generation = 0
+        self.home = home
+        """The network namespace of a workload, which a peer that knows nothing of nodes connected to."""
         self.workload: Workload | None = None
         """The workload that the server name asked for; None if the peer sent none."""
         self._pongs_left = 0
@@ -218,8 +225,9 @@ class TunnelServer(TunnelEnd):
         address, buffer = dial_address(plan.destination, plan.address), self._services.buffers.application
         try:
             before = self._services.speaking_for(plan.source_address)
-            make_leg = partial(AppLeg, flow, dialled=True, buffer=buffer)
-            leg = await dial(self._services.tasks.loop, make_leg, address, before)
+            home = self._services.home_of(plan.destination.uid, address)
+            make_leg = partial(AppLeg, flow, dialled=True, buffer=buffer, home=home)
+            leg = await dial(self._services.tasks.loop, make_leg, address, before, inside=home)
         except OSError as error:
             reason = connect_reason(error)
             if not flow.done:
@@ -227,6 +235,8 @@ class TunnelServer(TunnelEnd):
                 self.connection.respond(source.stream, headers, end=True)
                 flow.lost(source, reason, f"{address}: {error or 'no answer'}")
             return
+        if home is not None and home.closed:
+            flow.cut(Reason.NAMESPACE_GONE, f"network namespace {home.inode} has no enrolled process any more")
         if flow.done:  # while the dial was being answered
             leg.abort(flow.record.reason)
             return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
@@ -51,18 +52,23 @@ _RELAYED: Final = frozenset({
 class OriginalDestinations(Protocol):
     """Where captured connections were going (``capture.origdst.FlowTable``)."""
 
-    def take(self, source: SocketAddress, accepted: Accepted) -> CapturedFlow | None:
-        """The record of the connection from ``source``, once; None if it was not captured, or is gone already."""
+    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> CapturedFlow | None:
+        """The record of the connection from ``source`` in this network namespace (None: the agent's own), once; None
+        if it was not captured, or is gone already.
+        """
 
 
 class CapturedLeg(AppLeg):
     """The client's end of a captured connection."""
 
-    __slots__ = ("_outbound",)
+    __slots__ = ("_outbound", "cgroup")
 
-    def __init__(self, outbound: Outbound) -> None:
+    def __init__(self, outbound: Outbound, home: Namespace | None) -> None:
         super().__init__(buffer=outbound.services.buffers.application)
         self._outbound = outbound
+        self.home = home
+        self.cgroup = 0
+        """The client's enrolled cgroup."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Accepted."""
@@ -86,31 +92,33 @@ class Outbound:
         self._enrolled = enrolled
         self._pool = Pool(services.tasks, services.certificates, services.budget, services.buffers)
         self._baggage: dict[str, tuple[Workload, dict[str, str]]] = {}
-        self.resolver: Callable[[BaseTransport, SocketAddress], None] | None = None
-        """Takes over connections to resolvers (TCP port 53) that are not services of the mesh."""
+        self.resolver: Callable[[BaseTransport, SocketAddress, Namespace | None], None] | None = None
+        """Takes over connections to resolvers (TCP port 53) that are not services of the mesh; the network namespace
+        is the client's."""
 
     @property
     def pool(self) -> Pool:
         """The tunnels to other nodes."""
         return self._pool
 
-    def leg(self) -> CapturedLeg:
-        """The protocol of an accepted connection."""
-        return CapturedLeg(self)
+    def leg(self, home: Namespace | None = None) -> CapturedLeg:
+        """The protocol of a connection that was accepted in this network namespace (None: the agent's own)."""
+        return CapturedLeg(self, home)
 
     def accepted(self, leg: CapturedLeg, transport: BaseTransport) -> None:
         """Decide about a new connection and set it on its way, or reset it."""
         source, services = remote_address(transport), self.services
         accepted = transport.get_extra_info("socket")
-        captured = self._captured.take(source, accepted) if source is not None else None
+        cookie = leg.home.cookie if leg.home is not None else None
+        captured = self._captured.take(source, accepted, cookie) if source is not None else None
         if source is None or captured is None:
             detail = "no record of capture for this connection"
             self._refuse(leg, source, None, Refusal(reason=Reason.NOT_CAPTURED, detail=detail))
             return
-        asked_for = captured.destination
+        asked_for, leg.cgroup = captured.destination, captured.cgroup_id
         if self.resolver is not None and self._is_question(asked_for):
             leg.transport = None  # it is not a flow: whoever answers for names has it from now on
-            self.resolver(transport, asked_for)
+            self.resolver(transport, asked_for, leg.home)
             return
         if services.tracker.full or services.drains:
             reason = Reason.AGENT_SHUTDOWN if services.drains else Reason.OVERLOADED
@@ -220,7 +228,7 @@ class LocalFlow(_OutboundFlow):
     def _begin_splice(self, flow: Flow, cookie: int, client: SocketAddress) -> None:
         splicing, transport = self.services.splicing, self.leg.transport
         listener = local_address(transport) if transport is not None else None
-        if splicing is None or transport is None or listener is None or flow.done:
+        if splicing is None or transport is None or listener is None or flow.done or self.leg.home is not None:
             return
         splice = self._splice = splicing.begin(flow, cookie, client, listener)
         if splice is None:
@@ -246,15 +254,18 @@ class LocalFlow(_OutboundFlow):
 
     async def _dial(self, flow: Flow) -> None:
         address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
-        make_leg = partial(AppLeg, flow, dialled=True, buffer=self.services.buffers.application)
         try:
+            home = self.services.home_of(self.plan.destination.uid, address)
+            make_leg = partial(AppLeg, flow, dialled=True, buffer=self.services.buffers.application, home=home)
             leg = await dial(
                 self.services.tasks.loop, make_leg, address, self._before_dial(),
-                spliced=splice is not None,
+                spliced=splice is not None, inside=home,
             )  # fmt: skip
         except OSError as error:
             self.connect_failed(flow, connect_reason(error), f"{address}: {error or 'no answer'}")
             return
+        if home is not None and home.closed:
+            flow.cut(Reason.NAMESPACE_GONE, f"network namespace {home.inode} has no enrolled process any more")
         if flow.done:  # while the dial was being answered
             leg.abort(flow.record.reason)
             return
@@ -277,7 +288,7 @@ class RemoteFlow(_OutboundFlow):
         self.record.security = Security.MUTUAL_TLS
         trace = os.urandom(24).hex()
         self.record.trace_parent = f"00-{trace[:32]}-{trace[32:]}-01"
-        self.record.tunnel_address = SocketAddress(plan.address.ip, plan.destination.tunnel_port)
+        self.record.tunnel_address = decide.tunnel_address(plan.destination, plan.address)
         self.flow = Flow(services.tracker, self.record)
         self.track(self.flow)
         if not services.certificates.usable(plan.source.identity, datetime.now(UTC)):

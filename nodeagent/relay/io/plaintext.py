@@ -10,6 +10,7 @@ import logging
 from asyncio import BaseTransport
 
 from control.wire.address import SocketAddress
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import PlaintextPlan, Refusal
@@ -27,8 +28,8 @@ class PlaintextLeg(AppLeg):
 
     __slots__ = ("_plaintext",)
 
-    def __init__(self, plaintext: Plaintext) -> None:
-        super().__init__()
+    def __init__(self, plaintext: Plaintext, home: Namespace | None) -> None:
+        super().__init__(home=home)
         self._plaintext = plaintext
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -48,9 +49,9 @@ class Plaintext:
         self._services = services
         self._port = port
 
-    def leg(self) -> PlaintextLeg:
-        """The protocol of an accepted connection."""
-        return PlaintextLeg(self)
+    def leg(self, home: Namespace | None = None) -> PlaintextLeg:
+        """The protocol of a connection that was accepted in this network namespace (None: the agent's own)."""
+        return PlaintextLeg(self, home)
 
     def accepted(self, leg: PlaintextLeg, transport: BaseTransport) -> None:
         """Decide about a new connection and set it on its way, or reset it."""
@@ -99,9 +100,11 @@ class Plaintext:
     async def _dial(self, flow: Flow, source: PlaintextLeg, client: SocketAddress, address: SocketAddress) -> None:
         services = self._services
         try:
+            home = source.home  # it asked for an address of that namespace
             leg = await dial(
-                services.tasks.loop, lambda: AppLeg(flow, dialled=True), address, services.speaking_for(client)
-            )
+                services.tasks.loop, lambda: AppLeg(flow, dialled=True, home=home), address,
+                services.speaking_for(client), inside=home,
+            )  # fmt: skip
         except OSError as error:
             flow.cut(connect_reason(error), f"{address}: {error or 'no answer'}")
             return

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
@@ -22,6 +23,16 @@ class Clients(Protocol):
 
     def announce(self, descriptor: int, client: SocketAddress | None) -> None:
         """The server at the other end of this socket, which is not connected yet, is to see this client."""
+
+
+class Homes(Protocol):
+    """Which network namespaces the workloads of this node live in (``worker.namespaces.Inhabited``)."""
+
+    def of(self, uid: str, address: SocketAddress) -> Namespace | None:
+        """Where to connect to the workload; None: in the agent's own namespace. OSError says why nowhere."""
+
+    def here(self, namespace: Namespace, uid: str) -> bool:
+        """Whether the workload has processes in the namespace."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,9 +50,15 @@ class Services:
     """None: same-node flows are relayed."""
     clients: Clients | None = None
     """None: nothing is captured on this node, and servers see the agent's address."""
+    homes: Homes | None = None
+    """None: every workload lives in the agent's own network namespace."""
     buffers: ReadBuffers = field(default_factory=ReadBuffers)
     drains: bool = False
     """The worker takes no new connections."""
+
+    def home_of(self, uid: str, address: SocketAddress) -> Namespace | None:
+        """Where to connect to a workload of this node. OSError says why nowhere."""
+        return None if self.homes is None else self.homes.of(uid, address)
 
     def speaking_for(self, client: SocketAddress | None) -> Callable[[int], None] | None:
         """What ``sockets.dial`` is to call before it connects to a workload of this node for ``client``."""

@@ -18,12 +18,16 @@ from typing import Any, Final, TypeVar
 from cffi import FFI
 
 from control.wire.address import SocketAddress, canonical_ip
+from nodeagent.namespaces.entry import NamespaceError, enter
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 
 BACKLOG: Final = 4096
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 SPLICED_BUFFER: Final = 128 * 1024
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
+_IP_FREEBIND: Final = 15
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
 _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 _QUIET: Final = struct.Struct("=44xIII")
 """Of ``struct tcp_info`` (linux/tcp.h): tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv."""
@@ -42,19 +46,28 @@ class ListenError(OSError):
 
 
 async def listen(
-    loop: AbstractEventLoop, factory: Callable[[], BaseProtocol], address: SocketAddress, *, reset_on_close: bool
+    loop: AbstractEventLoop,
+    factory: Callable[[], BaseProtocol],
+    address: SocketAddress,
+    *,
+    reset_on_close: bool,
+    inside: Namespace | None = None,
 ) -> Server:
-    """Open a listener that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack."""
-    family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    """Open a listener that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack.
+
+    ``inside`` another network namespace than the agent's own it need not have the address yet: its loopback interface
+    may still be down.
+    """
+    listener = _socket(address, inside)
     try:
+        if inside is not None:
+            listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
+        if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.ip != "::")
         if reset_on_close:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(_ffi.buffer(_RESET_ON_CLOSE)))
-        listener.setblocking(False)
         listener.bind(tuple(address))
         return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
     except OSError as error:
@@ -63,6 +76,45 @@ async def listen(
         raise ListenError(
             error.errno or 0, f"cannot listen on {address}: {what}; free the port or configure another"
         ) from error
+
+
+def make_inside(inside: Namespace) -> Callable[[socket.AddressFamily, int], socket.socket]:
+    """How another room makes its sockets in the namespace of a workload. OSError where it cannot be entered."""
+
+    def make(family: socket.AddressFamily, kind: int) -> socket.socket:
+        made = _made(inside, lambda: socket.socket(family, kind))
+        made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        return made
+
+    return make
+
+
+def has_address(inside: Namespace | None, ip: str) -> bool:
+    """Whether the network namespace has the address itself. OSError if it cannot be entered."""
+    with _socket(SocketAddress(ip, 0), inside) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return False
+    return True
+
+
+def _socket(address: SocketAddress, inside: Namespace | None) -> socket.socket:
+    """A TCP socket that can have the address; OSError, also where the namespace cannot be entered."""
+    family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
+
+    return _made(inside, lambda: socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
+
+
+def _made(inside: Namespace | None, make: Callable[[], socket.socket]) -> socket.socket:
+    if inside is None:
+        return make()
+    try:
+        return enter(inside, make)
+    except NamespaceError as error:
+        raise OSError(errno.ENETUNREACH, str(error)) from error
 
 
 def spread(server: Server, workers: int) -> None:
@@ -91,14 +143,17 @@ async def dial(
     before: Callable[[int], None] | None = None,
     *,
     spliced: bool = False,
+    inside: Namespace | None = None,
 ) -> P:
     """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``).
 
-    ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be.
+    ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be. ``inside`` another
+    network namespace the connection is made there, to its loopback if the address is not one of its own.
     """
-    family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
-    connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    connecting = _socket(address, inside)
     try:
+        if inside is not None:
+            address = _in_there(connecting, address)
         if spliced:
             _small_buffers(connecting)
         if before is not None:
@@ -129,6 +184,22 @@ def _connects_at_once(connecting: socket.socket, address: tuple[object, ...]) ->
         if error not in (errno.EINPROGRESS, errno.EALREADY):
             raise OSError(error, os.strerror(error))
     return False
+
+
+def _in_there(connecting: socket.socket, address: SocketAddress) -> SocketAddress:
+    """The address, if the socket's namespace has it itself; else its loopback address.
+
+    What it does not have belongs to somebody else, to whom the connection would travel. A workload that is known by
+    its node's address listens on every address of its namespace, as a rule.
+    """
+    connecting.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    try:
+        connecting.bind((address.ip, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return SocketAddress("::1" if address.family == 6 else "127.0.0.1", address.port)
+    return address
 
 
 def connect_reason(error: BaseException) -> Reason:

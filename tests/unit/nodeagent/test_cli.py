@@ -15,10 +15,12 @@ from nodeagent import cli
 from nodeagent.capture.cgroups import CgroupError
 from nodeagent.cli import main
 
+HERE = {"inode": Path("/proc/self/ns/net").stat().st_ino, "own": True, "served": True, "problem": ""}
 WORKLOADS = [
     {
         "name": "web-0", "namespace": "shop", "uid": "u", "identity": "spiffe://mesh.internal/ns/shop/sa/web",
         "addresses": [], "ports": [8080], "selector": "/shop/web", "cgroups": [7], "policies": [],
+        "network_namespaces": [HERE],
     }
 ]  # fmt: skip
 

@@ -127,12 +127,26 @@ def test_errors_come_with_a_count_and_a_hint() -> None:
 def test_a_workload_that_does_not_run_says_what_was_looked_for() -> None:
     web = {
         "name": "web", "namespace": "shop", "identity": "i", "ports": [8080], "selector": "web.service", "cgroups": [],
-        "policies": ["shop/deny@3"],
+        "policies": ["shop/deny@3"], "network_namespaces": [],
     }  # fmt: skip
     text = workloads_text([web, {**web, "name": "up", "cgroups": [7]}])
     assert "shop/web: no cgroup web.service" in text
     assert "shop/up:" not in text
     assert "shop/deny\n" in text
+
+
+def test_a_workload_in_a_namespace_that_is_not_served_says_why() -> None:
+    place = {"inode": 4026532500, "own": False, "served": True, "problem": ""}
+    web = {
+        "name": "web", "namespace": "shop", "identity": "i", "ports": [8080], "selector": "web.service", "cgroups": [7],
+        "policies": [], "network_namespaces": [place, {**place, "inode": 1, "own": True}],
+    }  # fmt: skip
+    assert "4026532500,node" in workloads_text([web])
+    assert "shop/web: network namespace" not in workloads_text([web])
+    unserved = {**web, "network_namespaces": [{**place, "served": False, "problem": "the port is taken"}]}
+    assert "shop/web: network namespace 4026532500: the port is taken" in workloads_text([unserved])
+    unserved = {**web, "network_namespaces": [{**place, "served": False}]}
+    assert "shop/web: network namespace 4026532500: nobody listens yet" in workloads_text([unserved])
 
 
 def test_workloads_without_any_say_where_to_look() -> None:

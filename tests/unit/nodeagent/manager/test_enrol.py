@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -21,6 +21,7 @@ class Kernel:
         self.events: list[tuple[str, object]] = []
         self.fail: Exception | None = None
         self.partial = False
+        self.removed: set[int] = set()
 
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
         if self.fail is not None:
@@ -37,6 +38,15 @@ class Kernel:
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         self.events.append(("listeners", port))
+
+    def vanished(self, cgroups: dict[int, str]) -> dict[int, str]:
+        return {cgroup: uid for cgroup, uid in cgroups.items() if cgroup in self.removed}
+
+    def mourn(self, cgroups: Mapping[int, str]) -> None:
+        self.events.append(("departed", dict(cgroups)))
+
+    def look(self, cgroups: Mapping[int, str]) -> None:
+        self.events.append(("look", dict(cgroups)))
 
     def hear(self, cgroups: dict[int, str]) -> None:
         self.events.append(("workers", cgroups))
@@ -55,7 +65,9 @@ def kernel() -> Kernel:
 
 
 def enroller(kernel: Kernel, *, serving: bool = True) -> Enroller:
-    return Enroller(kernel, "node-a", (15001, 0), kernel.hear, lambda: serving)
+    return Enroller(
+        kernel, "node-a", (15001, 0), kernel.hear, lambda: serving, departed=kernel.mourn, after=kernel.look
+    )
 
 
 def state(*items: object) -> NodeState:
@@ -95,7 +107,9 @@ def test_a_cgroup_that_goes_is_known_to_workers_until_the_kernel_lets_it_go(kern
 
 def test_connections_are_sent_to_the_port_only_once_a_worker_listens(kernel: Kernel) -> None:
     serving = False
-    subject = Enroller(kernel, "node-a", (15001, 0), kernel.hear, lambda: serving)
+    subject = Enroller(
+        kernel, "node-a", (15001, 0), kernel.hear, lambda: serving, departed=kernel.mourn, after=kernel.look
+    )
     subject.changed(state(workload()))
     subject.step()
     assert kernel.told("listeners") == []
@@ -151,3 +165,14 @@ def test_what_is_captured_stays_while_control_says_something_unreadable(kernel: 
     enrolling.step()
     assert kernel.partial
     assert INCOMPLETE in enrolling.problems
+
+
+def test_workers_hear_of_a_cgroup_that_was_removed_and_not_of_one_that_was_let_go(kernel: Kernel) -> None:
+    kernel.cgroups = {7: UID, 8: UID}
+    subject = enroller(kernel)
+    subject.changed(state(workload()))
+    subject.step()
+    kernel.told()
+    kernel.cgroups, kernel.removed = {}, {7}
+    subject.step()
+    assert kernel.told("workers", "departed", "look")[-3:] == [("workers", {}), ("departed", {7: UID}), ("look", {})]

@@ -1,0 +1,149 @@
+"""Containers of real runtimes on a node of a lab, in the network namespace of a pod; their root is made on the spot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+from tests.netns.lab import eventually
+from tests.netns.place import cgroup2_mount
+from tests.netns.pods import Pod, run
+from tests.netns.shop import TARGET_PORT
+
+BUSYBOX = Path("/bin/busybox")
+APPLETS = ("sh", "httpd", "wget", "cat", "echo", "sleep", "nc", "id", "ls")
+WHO = "#!/bin/sh\necho 'Content-Type: text/plain'\necho\necho $REMOTE_ADDR\n"
+STOP_SECONDS = 20.0
+
+
+def make_root(directory: Path, greeting: str) -> Path:
+    """A root file system: busybox, a page that says ``greeting``, and one that says who asks for it."""
+    root = directory / "rootfs"
+    for name in ("bin", "proc", "sys", "dev", "etc", "tmp", "run", "www/cgi-bin"):
+        (root / name).mkdir(parents=True)
+    (root / "bin/busybox").write_bytes(BUSYBOX.read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "www/index.html").write_text(greeting)
+    (root / "www/cgi-bin/who").write_text(WHO)
+    (root / "www/cgi-bin/who").chmod(0o755)
+    return root
+
+
+class Container:
+    """A web server in the pod's namespace, in a cgroup of its own below that of the pod's workload. A context manager.
+
+    What differs between runtimes is in the subclasses.
+    """
+
+    SERVER = ("httpd", "-f", "-p", str(TARGET_PORT), "-h", "/www")
+
+    def __init__(self, pod: Pod) -> None:
+        self.pod = pod
+        self.id = pod.site.netns
+        self.directory = pod.mesh.place.directory / f"container-{pod.site.netns}"
+        self.directory.mkdir()
+        make_root(self.directory, f"this is {pod.name}\n")
+        self.log = pod.mesh.place.logs / f"{pod.node.name}.container.{pod.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def parent(self) -> str:
+        """The cgroup of the workload, from the mount point."""
+        return f"/{self.pod.spot.cgroup.relative_to(cgroup2_mount())}"
+
+    def command(self) -> list[str]:
+        """Runs it in the foreground."""
+        raise NotImplementedError
+
+    def execute(self, *argv: str) -> list[str]:
+        """Runs something more in it."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """End it, and let the runtime clean up."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Container:
+        self.process = self.pod.node.outside.spawn(*self.command(), log=self.log)
+        eventually(self._runs, within=20, what=f"{self.id} runs; {self.log.read_text()[-400:]}")
+        return self
+
+    def _runs(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        return self.run("echo", "up").stdout == b"up\n"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+        if self.process is not None:
+            self.process.wait(STOP_SECONDS)
+        shutil.rmtree(self.directory)
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[bytes]:
+        """Something more in the container, to its end."""
+        return self.pod.node.outside.run(*self.execute(*argv))
+
+    def get(self, host: str, port: int, path: str = "/") -> str:
+        """The page, as the container's own client sees it. OSError with the client's words if it gets none."""
+        text = f"[{host}]" if ":" in host else host
+        done = self.run("wget", "-q", "-O", "-", f"http://{text}:{port}{path}")
+        if done.returncode != 0:
+            raise OSError(done.stderr.decode().strip())
+        return done.stdout.decode().strip()
+
+
+class Runc(Container):
+    """Of runc, from a bundle."""
+
+    def command(self) -> list[str]:
+        run("runc", "spec", "--bundle", self.directory)
+        path = self.directory / "config.json"
+        spec = json.loads(path.read_text())
+        spec["process"] |= {"terminal": False, "args": list(self.SERVER)}
+        spec["hostname"] = self.pod.name
+        linux = spec["linux"]
+        linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] not in ("network", "cgroup")]
+        linux["namespaces"].append({"type": "network", "path": self.pod.site.netns_path})
+        linux["cgroupsPath"] = f"{self.parent}/{self.id}"
+        path.write_text(json.dumps(spec))
+        return [*self._runc, "run", "--bundle", str(self.directory), self.id]
+
+    @property
+    def _runc(self) -> list[str]:
+        return ["runc", "--root", str(self.pod.mesh.place.directory / "runc")]
+
+    def execute(self, *argv: str) -> list[str]:
+        return [*self._runc, "exec", self.id, *argv]
+
+    def remove(self) -> None:
+        subprocess.run([*self._runc, "delete", "--force", self.id], check=False, capture_output=True)
+
+
+class Podman(Container):
+    """Of podman, which keeps a process of its own (conmon, in the node's namespace) below the same cgroup."""
+
+    @property
+    def _podman(self) -> list[str]:
+        place = self.directory
+        return [
+            "podman", "--root", str(place / "store"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp"),
+            "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "runc",
+        ]  # fmt: skip
+
+    def command(self) -> list[str]:
+        limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        where = ["--network", f"ns:{self.pod.site.netns_path}", "--cgroup-parent", self.parent, "--no-hosts"]
+        what = ["--rootfs", str(self.directory / "rootfs"), *self.SERVER]
+        return [*self._podman, "run", "--rm", "--name", self.id, *limits, *where, *what]
+
+    def execute(self, *argv: str) -> list[str]:
+        return [*self._podman, "exec", self.id, *argv]
+
+    def remove(self) -> None:
+        subprocess.run([*self._podman, "rm", "--force", "--time", "0", self.id], check=False, capture_output=True)

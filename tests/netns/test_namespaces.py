@@ -1,0 +1,160 @@
+"""Workloads in network namespaces of their own: they talk to each other and to those of the host, and do not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.lab import eventually, identity
+from tests.netns.resources import from_principal, peer_authentication, policy
+from tests.netns.servers import echo, greeter, roundtrip
+from tests.netns.shop import PORT, TARGET_PORT, Family, Shop
+from tests.netns.town import Town, place_of
+from tests.netns.town import town as make_town
+from tests.netns.tunnel import Tunnel, server_certificate, spiffe_ids, stolen_authority
+from tests.support import pki
+
+
+@pytest.fixture(scope="module")
+def town(shop: Shop) -> Iterator[Town]:
+    with make_town(shop) as made:
+        yield made
+
+
+@pytest.fixture(params=["near", "far"], ids=["same-node", "cross-node"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_pod_to_pod(town: Town, name: str, family: Family) -> None:
+    node = town.pod(name).node
+    since = node.access_position()
+    with town.serve(name, echo), town.dial(town.walker.spot, name, family) as connection:
+        assert roundtrip(connection, b"from a namespace") == b"from a namespace"
+    (line,) = eventually(lambda: node.access(since=since, direction="inbound", dst_workload=name), what="the log line")
+    assert (line["src.workload"], line["src.identity"]) == ("walker", identity("walker"))
+    assert line["dst.identity"] == identity(name)
+
+
+def test_a_megabyte_both_ways(town: Town, name: str, family: Family) -> None:
+    data = os.urandom(1_000_000)
+    with town.serve(name, echo), town.dial(town.walker.spot, name, family) as connection:
+        assert roundtrip(connection, data) == data
+
+
+def test_pod_to_host_workload(town: Town, family: Family) -> None:
+    """To one of its own node and to one of the other."""
+    for behind in (town.shop.local, town.shop.server):
+        with behind.serve(echo), town.walker.spot.connect(behind.address(family), PORT) as connection:
+            assert roundtrip(connection, b"out") == b"out"
+
+
+def test_host_workload_to_pod(town: Town, name: str, family: Family) -> None:
+    with town.serve(name, greeter), town.dial(town.shop.client, name, family) as connection:
+        assert connection.recv(100) == b"220 ready\r\n"
+
+
+def test_a_pod_is_reached_by_its_own_address_too(town: Town, name: str, family: Family) -> None:
+    pod = town.pod(name)
+    with town.serve(name, echo), town.walker.spot.connect(family.form(pod.v4, pod.v6), TARGET_PORT) as connection:
+        assert roundtrip(connection, b"by address") == b"by address"
+
+
+def test_the_server_sees_the_client_and_the_client_the_service(town: Town, name: str, family: Family) -> None:
+    seen: list[str] = []
+
+    def look(connection: socket.socket) -> None:
+        seen.append(connection.getpeername()[0].removeprefix("::ffff:"))
+        echo(connection)
+
+    with town.serve(name, look), town.dial(town.walker.spot, name, family) as connection:
+        roundtrip(connection, b"x")
+    assert seen == [town.walker.v6 if family is Family.V6 else town.walker.v4]
+
+
+def test_policy_denies_by_identity(town: Town, name: str, family: Family) -> None:
+    """The host's client is let in, the pod is not."""
+    allow = policy("only-client", "ALLOW", app=name, rules=[from_principal("client")])
+    with town.mesh.applied(allow), town.serve(name, echo):
+
+        def refused() -> bool:
+            with town.dial(town.walker.spot, name, family) as connection:
+                try:
+                    return roundtrip(connection, b"x") == b""
+                except ConnectionError:
+                    return True
+
+        eventually(refused, what="the pod is refused")
+        with town.dial(town.shop.client, name, family) as connection:
+            assert roundtrip(connection, b"welcome") == b"welcome"
+
+
+def test_plaintext_from_outside_the_mesh_is_met_in_there_too(town: Town, family: Family) -> None:
+    """A client of no workload, on the node: let in and recorded as such, or refused where STRICT says so."""
+    near, outside = town.near, town.mesh.a.outside
+    address = family.form(near.v4, near.v6)
+    since = town.mesh.a.access_position()
+    with town.serve("near", echo):
+        with outside.connect(address, TARGET_PORT) as connection:
+            assert roundtrip(connection, b"plain") == b"plain"
+        found = eventually(lambda: town.mesh.a.access(since=since, dst_workload="near"), what="the log line")
+        assert {(line["src.identity"], line["reason"]) for line in found} == {("-", "ok")}
+        with town.mesh.applied(peer_authentication("strict-near", "STRICT", app="near")):
+
+            def refused() -> bool:
+                with pytest.raises(ConnectionRefusedError):
+                    outside.connect(address, TARGET_PORT).close()
+                return True
+
+            eventually(refused, what="STRICT is in force in the namespace")
+            with town.dial(town.walker.spot, "near", family) as connection:
+                assert roundtrip(connection, b"mesh") == b"mesh"
+
+
+def test_a_foreign_peer_reaches_a_pod_at_its_own_address(town: Town, family: Family) -> None:
+    """It knows nothing of nodes and sends no server name: the address alone says who is meant."""
+    near = town.near
+    leaf = pki.make_svid(stolen_authority(town.mesh), identity("client"))
+    ip = near.v6 if family is Family.V6 else near.v4
+    authority = f"[{ip}]:{TARGET_PORT}" if ":" in ip else f"{ip}:{TARGET_PORT}"
+    with town.serve("near", echo):
+        assert spiffe_ids(server_certificate(town.mesh.a.outside, family.form(near.v4, near.v6), None)) == [
+            identity("near")
+        ]
+        with Tunnel(town.mesh.a.outside, family.form(near.v4, near.v6), leaf) as tunnel:
+            assert tunnel.connect(authority) == 200
+            tunnel.send(b"from elsewhere")
+            assert tunnel.receive() == b"from elsewhere"
+
+
+def test_whoever_is_not_enrolled_is_left_alone_in_there(town: Town, family: Family) -> None:
+    """A process of no workload, in the namespace of one: its connections are its own business."""
+    with socket_pair(town, family) as (client, server):
+        client.sendall(b"plain")
+        assert server.recv(100) == b"plain"
+
+
+@contextlib.contextmanager
+def socket_pair(town: Town, family: Family) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A direct connection from the pod's namespace to the node's end of its cable."""
+    with (
+        town.mesh.a.outside.listen(9999) as listener,
+        town.walker.outside.connect(family.form(*town.walker.gate), 9999) as client,
+    ):
+        server, _ = listener.accept()
+        with server:
+            yield client, server
+
+
+def test_the_operator_sees_where_each_lives(town: Town) -> None:
+    (place,) = place_of(town.mesh.a, "walker")
+    assert (place["inode"], place["own"], place["served"], place["problem"]) == (town.walker.inode, False, True, "")
+    assert [place["own"] for place in place_of(town.mesh.a, "client")] in ([True], [])
+    table = town.mesh.a.nodeagent("workloads")
+    (line,) = [line for line in table.splitlines() if " walker " in line]
+    assert str(town.walker.inode) in line.split()
+    assert "network namespaces besides the node's: 2, of which 2 are served" in town.mesh.a.nodeagent("status")
