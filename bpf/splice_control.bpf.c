@@ -5,23 +5,25 @@
 
 #define MESH_SPLICE_OFFSET 16 /* of the request: the kernel insists on an Ethernet header */
 
-/* The application's socket; release it. */
+/* The application's socket, in whatever network namespace; release it. Whether it is the one that is meant is told by
+ * what is stored in it: a namespace's id may be another's by now. */
 static __always_inline struct bpf_sock *mesh_splice_find(struct __sk_buff *skb, const struct mesh_splice_end *end)
 {
 	struct bpf_sock_tuple tuple = {};
+	__u64 netns = (__s64)end->netns; /* the kernel takes what is negative for its caller's */
 
 	if (mesh_is_v4(&end->app.addr)) {
 		tuple.ipv4.saddr = end->agent.addr.word[3];
 		tuple.ipv4.daddr = end->app.addr.word[3];
 		tuple.ipv4.sport = end->agent.port;
 		tuple.ipv4.dport = end->app.port;
-		return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), netns, 0);
 	}
 	__builtin_memcpy(tuple.ipv6.saddr, &end->agent.addr, sizeof(tuple.ipv6.saddr));
 	__builtin_memcpy(tuple.ipv6.daddr, &end->app.addr, sizeof(tuple.ipv6.daddr));
 	tuple.ipv6.sport = end->agent.port;
 	tuple.ipv6.dport = end->app.port;
-	return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), netns, 0);
 }
 
 /* 0, or the reason (enum mesh_splice_flag) why this socket's reader would miss something. */
@@ -131,6 +133,8 @@ static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const stru
 	flow.end[0].cookie = id;
 	flow.end[0].app = request->app;
 	flow.end[0].agent = request->agent;
+	flow.end[0].netns = request->netns[0];
+	flow.end[1].netns = request->netns[1];
 	sk = mesh_splice_find(skb, &flow.end[0]);
 	if (!sk)
 		return answer;

@@ -96,6 +96,8 @@ struct mesh_splice_end {
 	__u64 cookie; /* 0: not known yet */
 	struct mesh_endpoint app;
 	struct mesh_endpoint agent;
+	__s32 netns; /* the network namespace that it is in: its id in the agent's, or -1 for the agent's */
+	__u32 pad;
 };
 
 struct mesh_splice_flow {
@@ -142,6 +144,7 @@ struct mesh_splice_request {
 	__u64 flow;
 	struct mesh_endpoint app;
 	struct mesh_endpoint agent;
+	__s32 netns[2]; /* of the client and of the server, as in struct mesh_splice_end */
 };
 
 enum mesh_splice_answer {
@@ -170,8 +173,8 @@ enum mesh_splice_count {
 };
 
 _Static_assert(sizeof(struct mesh_splice_way) == 96, "mesh_splice_way");
-_Static_assert(sizeof(struct mesh_splice_flow) == 2 * 96 + 2 * 48 + 8, "mesh_splice_flow");
-_Static_assert(sizeof(struct mesh_splice_request) == 56, "mesh_splice_request");
+_Static_assert(sizeof(struct mesh_splice_flow) == 2 * 96 + 2 * 56 + 8, "mesh_splice_flow");
+_Static_assert(sizeof(struct mesh_splice_request) == 64, "mesh_splice_request");
 _Static_assert(MESH_SPLICE_COUNT_END <= MESH_SPLICE_COUNTERS, "more counters than slots");
 
 /* Of the main object, from its pin: the mark of a captured socket. */

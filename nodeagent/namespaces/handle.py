@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from nodeagent.namespaces.entry import NamespaceError, enter_descriptor
+from nodeagent.namespaces.ids import id_here
 
 SO_NETNS_COOKIE = 71
 """``asm-generic/socket.h``; Python has no name for it. Linux 5.14."""
@@ -21,11 +22,12 @@ class Namespace:
     agent speak of namespaces. ``inode`` is what ``ls -l /proc/PID/ns/net`` and ``lsns`` show; it may be used again.
     """
 
-    __slots__ = ("cookie", "fd", "inode")
+    __slots__ = ("_id", "cookie", "fd", "inode")
 
     def __init__(self, fd: int) -> None:
         """Takes over the descriptor, also where it fails. NamespaceError if it is no network namespace."""
         self.fd = fd
+        self._id: int | None = None
         try:
             self.inode = os.fstat(fd).st_ino
             self.cookie = enter_descriptor(fd, current_cookie)
@@ -52,6 +54,13 @@ class Namespace:
         The descriptor may meanwhile stand for another namespace: whoever opens it compares the cookie.
         """
         return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    @property
+    def id_here(self) -> int:
+        """Its number in the agent's own namespace, for programs of the kernel. OSError if it cannot have one."""
+        if self._id is None:
+            self._id = id_here(self)
+        return self._id
 
     def close(self) -> None:
         """Let go; the namespace goes if nobody else is in it or holds it. Closing twice is harmless."""

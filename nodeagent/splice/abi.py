@@ -39,7 +39,7 @@ _WAY = (
 )  # fmt: skip
 SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("base", "I"), ("role", "I"))
 WAY = Layout("mesh_splice_way", *_WAY)
-END = Layout("mesh_splice_end", ("cookie", "Q"), ("app", "20s"), ("agent", "20s"))
+END = Layout("mesh_splice_end", ("cookie", "Q"), ("app", "20s"), ("agent", "20s"), ("netns", "i"), ("pad", "I"))
 FLOW = Layout(
     "mesh_splice_flow", ("way", f"{2 * WAY.size}s"), ("end", f"{2 * END.size}s"), ("flags", "I"), ("owner", "I")
 )
@@ -48,9 +48,12 @@ CONFIG = Layout(
     ("pad", "I"), ("patience", "I"),
 )  # fmt: skip
 REQUEST = Layout(
-    "mesh_splice_request", ("operation", "I"), ("owner", "I"), ("flow", "Q"), ("app", "20s"), ("agent", "20s")
-)
+    "mesh_splice_request", ("operation", "I"), ("owner", "I"), ("flow", "Q"), ("app", "20s"), ("agent", "20s"),
+    ("netns", "8s"),
+)  # fmt: skip
 REQUEST_OFFSET = 16
+HERE = -1
+"""Where a socket's network namespace is asked for: the agent's own."""
 
 LAYOUTS = (SOCKET, WAY, END, FLOW, CONFIG, REQUEST)
 

@@ -277,7 +277,8 @@ class SpliceController:
         )  # fmt: skip
 
     def _ask(self, operation: Operation, flow: int) -> Answer:
-        abi.REQUEST.codec.pack_into(self._control.packet, abi.REQUEST_OFFSET, operation, 0, flow, bytes(20), bytes(20))
+        nowhere = bytes(20)
+        abi.REQUEST.codec.pack_into(self._control.packet, abi.REQUEST_OFFSET, operation, 0, flow, nowhere, nowhere, b"")
         return Answer(self._control.run())
 
 

@@ -45,10 +45,12 @@ class SplicePort:
         self.failures = {"prepare": 0, "dial": 0, "enable": 0, "disable": 0, "forget": 0}
         """What the kernel refused since the worker started, by what was asked."""
 
-    def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
+    def prepare(
+        self, cookie: int, client: SocketAddress, listener: SocketAddress, places: tuple[int, int]
+    ) -> int | None:
         """A flow's number; None: relay it."""
         try:
-            return self._splicer.prepare(cookie, client, listener)
+            return self._splicer.prepare(cookie, client, listener, places)
         except LoaderError as error:
             self._failed("prepare", "a flow cannot be prepared for the splice; it is relayed", error)
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from enum import Enum
 from pathlib import Path
@@ -87,14 +88,21 @@ class Splicer:
             os.close(fd)
         self._fds.clear()
 
-    def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
+    def prepare(
+        self,
+        cookie: int,
+        client: SocketAddress,
+        listener: SocketAddress,
+        places: tuple[int, int] = (abi.HERE, abi.HERE),
+    ) -> int | None:
         """The number of the flow whose client is the captured socket ``cookie``, connected from ``client`` to the
-        agent's
-        ``listener`` address in this thread's network namespace. None: it cannot be spliced; relay it.
+        agent's ``listener`` address. None: it cannot be spliced; relay it. ``places``: the ids that the network
+        namespaces of client and server have in this thread's (``namespaces.ids``); HERE is that one itself.
 
         Call it before the first byte is written to the client.
         """
-        answer = self._ask(Operation.PREPARE, cookie, packed_endpoint(client), packed_endpoint(listener))
+        ends = packed_endpoint(client), packed_endpoint(listener)
+        answer = self._ask(Operation.PREPARE, cookie, *ends, struct.pack("ii", *places))
         return cookie if answer is Answer.DONE else None
 
     def dialling(self, flow: int, descriptor: int) -> None:
@@ -181,10 +189,12 @@ class Splicer:
             result = self._sys.lib.bpf_map_get_next_key(self._broken, self._key, after)
         return keys
 
-    def _ask(self, operation: Operation, flow: int, app: bytes = _NOWHERE, agent: bytes = _NOWHERE) -> Answer:
+    def _ask(
+        self, operation: Operation, flow: int, app: bytes = _NOWHERE, agent: bytes = _NOWHERE, places: bytes = b""
+    ) -> Answer:
         abi.REQUEST.codec.pack_into(
-            self._control.packet, abi.REQUEST_OFFSET, operation, self._owner, flow, app, agent
-        )  # fmt: skip
+            self._control.packet, abi.REQUEST_OFFSET, operation, self._owner, flow, app, agent, places
+        )
         answer = Answer(self._control.run())
         if answer is Answer.MALFORMED:
             raise BpfError("the splice's programs and this agent are of different versions", errno.EPROTO)

@@ -145,3 +145,14 @@ def test_nobody_goes_on_in_the_wrong_namespace(tmp_path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (71, "")
     assert "cannot return to the agent's own network namespace" in done.stderr
+
+
+def test_a_number_of_its_own_for_programs_of_the_kernel(namespace: Namespace) -> None:
+    """Given once; the same for whoever asks; gone with the namespace, which it does not keep alive."""
+    other, again = make(), Namespace.open(namespace.path_for_others)
+    try:
+        assert namespace.id_here == again.id_here >= 0
+        assert other.id_here not in (-1, namespace.id_here)
+    finally:
+        other.close()
+        again.close()

@@ -228,9 +228,14 @@ class LocalFlow(_OutboundFlow):
     def _begin_splice(self, flow: Flow, cookie: int, client: SocketAddress) -> None:
         splicing, transport = self.services.splicing, self.leg.transport
         listener = local_address(transport) if transport is not None else None
-        if splicing is None or transport is None or listener is None or flow.done or self.leg.home is not None:
+        if splicing is None or transport is None or listener is None or flow.done:
             return
-        splice = self._splice = splicing.begin(flow, cookie, client, listener)
+        address = decide.dial_address(self.plan.destination, self.plan.address)
+        try:
+            homes = (self.leg.home, self.services.home_of(self.plan.destination.uid, address))
+        except OSError:  # dialling says why
+            return
+        splice = self._splice = splicing.begin(flow, cookie, (client, listener), homes)
         if splice is None:
             return
         small_buffers(transport)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
+from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.settings import FlowSettings
@@ -19,8 +20,14 @@ from nodeagent.telemetry.flow import FlowRecord
 if TYPE_CHECKING:
     from nodeagent.splice.figures import SplicedBytes
 
+HERE: Final = -1
+"""Instead of a network namespace's id: the agent's own."""
 BROKEN_SCAN_SECONDS: Final = 0.05
 """How long a reader may hang on bytes that it cannot see before its flow is reset."""
+
+
+Home = Namespace | None
+"""Where a workload lives; None: in the agent's own network namespace."""
 
 
 class KernelSplice(Protocol):
@@ -29,8 +36,11 @@ class KernelSplice(Protocol):
     failures: dict[str, int]
     """What the kernel refused so far, by what was asked."""
 
-    def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
-        """A flow's number; None: relay it."""
+    def prepare(
+        self, cookie: int, client: SocketAddress, listener: SocketAddress, places: tuple[int, int]
+    ) -> int | None:
+        """A flow's number; None: relay it. ``places``: ids of the network namespaces of client and server, HERE for
+        the agent's own."""
 
     def dialling(self, flow: int, descriptor: int) -> bool:
         """The agent's socket is going to connect to the server; False: the flow is relayed."""
@@ -141,14 +151,23 @@ class Splicing:
         for flow, splice in tuple(self._flows.values()):
             splice.keep_out(self._kept_out(flow.record))
 
-    def begin(self, flow: Flow, cookie: int, client: SocketAddress, listener: SocketAddress) -> FlowSplice | None:
-        """A new same-node flow; None if it is to be relayed throughout."""
+    def begin(
+        self, flow: Flow, cookie: int, ends: tuple[SocketAddress, SocketAddress], homes: tuple[Home, Home]
+    ) -> FlowSplice | None:
+        """A new same-node flow; None if it is to be relayed throughout. ``ends`` of the captured connection: the client
+        and the agent's listener. ``homes``: where client and server live.
+        """
         if flow.record.source is None or flow.record.destination is None:
             return None
         flow.relayed_because = self._kept_out(flow.record)
         if flow.relayed_because:
             return None
-        number = self._kernel.prepare(cookie, client, listener)
+        try:
+            places = (_place(homes[0]), _place(homes[1]))
+        except OSError as error:
+            flow.relayed_because = str(error)
+            return None
+        number = self._kernel.prepare(cookie, *ends, places)
         if number is None:
             flow.relayed_because = "the kernel does not take it"
             return None
@@ -190,3 +209,7 @@ class Splicing:
         self.exclude({**self._excluded, **stuck})
         if self.on_stuck is not None:
             self.on_stuck(stuck)
+
+
+def _place(home: Home) -> int:
+    return HERE if home is None else home.id_here

@@ -15,6 +15,7 @@ from nodeagent.splice.port import LOG_SECONDS, WORDS, SplicePort
 from nodeagent.splice.splicer import Splicer, SpliceState
 
 CLIENT, LISTENER = SocketAddress("127.0.0.1", 40000), SocketAddress("127.0.0.1", 15001)
+PLACES = (-1, 4)
 
 
 class FakeSplicer:
@@ -31,8 +32,10 @@ class FakeSplicer:
         if self.fails:
             raise BpfError("cannot do it", 1)
 
-    def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
-        self._call("prepare", cookie, client, listener)
+    def prepare(
+        self, cookie: int, client: SocketAddress, listener: SocketAddress, places: tuple[int, int]
+    ) -> int | None:
+        self._call("prepare", cookie, client, listener, places)
         return cookie
 
     def dialling(self, flow: int, descriptor: int) -> None:
@@ -66,12 +69,17 @@ def port(splicer: FakeSplicer) -> SplicePort:
 def test_everything_is_passed_on() -> None:
     splicer = FakeSplicer()
     ours = port(splicer)
-    assert ours.prepare(7, CLIENT, LISTENER) == 7
+    assert ours.prepare(7, CLIENT, LISTENER, PLACES) == 7
     assert ours.dialling(7, 3)
     assert ours.counters(7) == SplicedBytes(7, 2, 3.0)
     ours.withdraw(7)
     ours.forget(7)
-    assert splicer.calls == [("prepare", 7, CLIENT, LISTENER), ("dialling", 7, 3), ("disable", 7), ("forget", 7)]
+    assert splicer.calls == [
+        ("prepare", 7, CLIENT, LISTENER, PLACES),
+        ("dialling", 7, 3),
+        ("disable", 7),
+        ("forget", 7),
+    ]
     assert not any(ours.failures.values())
 
 
@@ -82,7 +90,7 @@ def test_only_a_waiting_flow_is_offered_again(state: SpliceState) -> None:
 
 def test_what_the_kernel_refuses_stops_no_connection_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     ours = port(FakeSplicer(fails=True))
-    assert ours.prepare(7, CLIENT, LISTENER) is None
+    assert ours.prepare(7, CLIENT, LISTENER, PLACES) is None
     assert ours.dialling(7, 3) is False
     assert ours.offer(7) is False
     ours.withdraw(7)

@@ -38,7 +38,9 @@ class FakeKernel:
         self.refuses_dials = False
         self._number = 100
 
-    def prepare(self, cookie: int, client: SocketAddress, listener: SocketAddress) -> int | None:
+    def prepare(
+        self, cookie: int, client: SocketAddress, listener: SocketAddress, places: tuple[int, int]
+    ) -> int | None:
         self.calls.append("prepare")
         self.prepared.append((cookie, client, listener))
         if self.refuses_flows:
