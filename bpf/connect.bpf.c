@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* cgroup/connect4|6: connections of enrolled workloads to mesh destinations go to the agent's listener on
- * loopback. Fails closed: a connection that should be captured and cannot be is refused (EPERM), and counted. */
+ * loopback; others are let go or refused as the egress policy says. Fails closed: a connection that should be captured and
+ * cannot be is refused (EPERM), and counted. */
 #include "include/addr.h"
 #include "include/count.h"
 #include "include/decide.h"
 #include "include/dns.h"
-#include "include/enrolled.h"
+#include "include/egress.h"
 
 #define MESH_SOCK_STREAM 1
 #define MESH_IPPROTO_TCP 6
@@ -74,20 +75,20 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	__u64 cgroup_id = 0, netns = bpf_get_netns_cookie(ctx);
 	__u32 zero = 0;
 
-	if (ctx->type == MESH_SOCK_DGRAM)
-		return mesh_ask(ctx, to, true) ? MESH_VERDICT_CAPTURE : MESH_VERDICT_PASS;
-	if (ctx->type != MESH_SOCK_STREAM)
-		return MESH_VERDICT_PASS;
-	if (ctx->protocol != MESH_IPPROTO_TCP && ctx->protocol != MESH_IPPROTO_MPTCP)
-		return MESH_VERDICT_PASS;
+	if (ctx->type == MESH_SOCK_DGRAM && mesh_ask(ctx, to, true))
+		return MESH_VERDICT_CAPTURE;
+	if (ctx->type != MESH_SOCK_STREAM || (ctx->protocol != MESH_IPPROTO_TCP && ctx->protocol != MESH_IPPROTO_MPTCP))
+		return mesh_datagram_may_leave(ctx, to) ? MESH_VERDICT_PASS : MESH_VERDICT_REFUSE;
 
 	config = bpf_map_lookup_elem(&mesh_config_v1, &zero);
 	facts.known = bpf_map_lookup_elem(&mesh_dest_v1, to) != NULL;
 	facts.incomplete = config && (config->flags & MESH_CONFIG_INCOMPLETE);
 	facts.resolver = to->port == bpf_htons(MESH_DNS_PORT);
+	facts.outside = !mesh_is_inside(&to->addr);
 	if (mesh_concerned(&facts))
 		cgroup_id = mesh_enrolled_cgroup();
 	facts.enrolled = cgroup_id != 0;
+	facts.confined = facts.enrolled && mesh_is_confined(cgroup_id);
 	if (facts.enrolled)
 		listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);
 	facts.listener = listener != NULL;
@@ -101,6 +102,10 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 		decision.reason = MESH_COUNT_REFUSED_NO_STORAGE;
 	}
 	mesh_count(decision.reason);
+	if (facts.enrolled && facts.outside && !facts.known && decision.verdict != MESH_VERDICT_CAPTURE)
+		mesh_count_egress(cgroup_id, MESH_IPPROTO_TCP, decision.verdict == MESH_VERDICT_REFUSE);
+	if (decision.reason == MESH_COUNT_EGRESS_REFUSED)
+		mesh_note_refused(cgroup_id, to, MESH_IPPROTO_TCP, bpf_get_current_pid_tgid() >> 32);
 	if (decision.verdict == MESH_VERDICT_CAPTURE && listener) {
 		struct mesh_addr asked = to->addr;
 

@@ -29,6 +29,7 @@ const volatile struct mesh_vocabulary mesh_vocabulary = {
 };
 
 #include "bind.bpf.c"
+#include "egress.bpf.c"
 #include "connect.bpf.c"
 #include "dns.bpf.c"
 #include "peername.bpf.c"

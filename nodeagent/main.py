@@ -34,6 +34,7 @@ from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
 from nodeagent.manager.discovery import Discovery
 from nodeagent.manager.documents import Documents
+from nodeagent.manager.egress import Egress
 from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.health import Health
 from nodeagent.manager.hub import Hub
@@ -48,6 +49,7 @@ from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.state.targets import Applied
+from nodeagent.telemetry.accesslog import Log, open_log
 from nodeagent.telemetry.aggregate import Aggregate
 
 RESTART_SECONDS = 1.0
@@ -86,8 +88,9 @@ class Agent:
                 undo.callback(self._capture.close)
             self._plaintext = self._open_plaintext(undo)
             self._splice = self._open_splice()
+            self._discovery = Discovery(self._directory, self._on_applied)
+            self._egress = self._open_egress()
             undo.pop_all()
-        self._discovery = Discovery(self._directory, self._on_applied)
         self._hub = self._make_hub()
         self._supervisor = Supervisor(self._hub, self._workers, worker_command)
         self._membership = Membership(
@@ -135,6 +138,16 @@ class Agent:
         if self._capture is None:
             return None
         return NodeNamespaces(self._capture, (self._config.ports.outbound, self._config.dns_port), self._on_namespaces)
+
+    def _open_egress(self) -> Egress | None:
+        if self._capture is None:
+            return None
+        config = self._config
+
+        def log() -> Log:
+            return open_log(config.access_log, asyncio.get_running_loop().call_soon, config.cluster)
+
+        return Egress(self._capture.open_egress(), self._discovery.state, config.node, log)
 
     def _make_enroller(self) -> Enroller | None:
         if self._capture is None:
@@ -219,6 +232,7 @@ class Agent:
             capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
             supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
             namespaces=self._namespaces, session=self._session, follower=self._follower, plaintext=self._plaintext,
+            egress=self._egress,
         )  # fmt: skip
 
     def _start_message(self) -> Start:
@@ -256,6 +270,8 @@ class Agent:
             tasks["enrol"] = self._enroller.run
         if self._plaintext is not None:
             tasks["plaintext"] = self._plaintext.run
+        if self._egress is not None:
+            tasks["egress"] = self._egress.run
         return tasks
 
     async def _resilient(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -283,6 +299,8 @@ class Agent:
 
     def _close(self) -> None:
         self._splice.close()
+        if self._egress is not None:
+            self._egress.close()
         if self._plaintext is not None:
             self._plaintext.close()
         if self._namespaces is not None:
@@ -311,6 +329,8 @@ class Agent:
         self._hub.publish_enrolment(cgroups)
         if self._plaintext is not None:
             self._plaintext.enrolled(cgroups)
+        if self._egress is not None:
+            self._egress.enrolled(cgroups)
 
     def _trust_bundle(self) -> None:
         credential = self._membership.credential

@@ -62,6 +62,13 @@ class Reason(Enum):
         "the client is not in the mesh and PeerAuthentication is STRICT; enrol the client, or set the port's mode to "
         "PERMISSIVE",
     )
+    EGRESS_REFUSED = Explanation(
+        "egress-refused",
+        Fault.OPERATOR,
+        "DENY",
+        "an EgressPolicy lets the workload reach only what the registry names (REGISTRY_ONLY); register the "
+        "destination, or give the workload a policy with mode ALLOW_ANY; 'nodeagent explain' names the policy",
+    )
     WORKLOAD_REMOVED = Explanation(
         "workload-removed",
         Fault.OPERATOR,

@@ -146,7 +146,7 @@ def explanation_text(document: Any) -> str:
 def status_text(status: Any) -> str:
     """``nodeagent status``."""
     sections = [_overview(status), _workers(status["workers"]), _identities(status["certificates"])]
-    sections += [_capture(status["capture"]), _errors(status.get("errors", ()))]
+    sections += [_capture(status["capture"]), _egress(status.get("egress", {})), _errors(status.get("errors", ()))]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -224,6 +224,19 @@ def _capture(capture: Mapping[str, Any]) -> str:
         for other in capture["cohabitants"]
     ]
     lines += [f"  {name}: {value}" for name, value in capture["counters"].items()]
+    return "\n".join(lines)
+
+
+def _egress(egress: Mapping[str, Any]) -> str:
+    """Empty where no workload is confined and nothing was refused."""
+    confined, refused = egress.get("confined", ()), egress.get("refused", ())
+    lines = [f"egress: REGISTRY_ONLY for {', '.join(str(_name(uid)) for uid in confined)}"] if confined else []
+    if refused:
+        rows = (
+            (_name(r["workload"]), r["protocol"], r["destination"], r["count"], r["pid"] or None, _age(r["seconds"]))
+            for r in refused
+        )
+        lines += ["refused lately:", table(("WORKLOAD", "PROTOCOL", "TO", "TIMES", "PID", "AGO"), rows)]
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ struct mesh_endpoint {
 
 enum mesh_cgroup_flag {
 	MESH_CGROUP_NO_DNS = 1, /* its DNS questions are none of the agent's business */
+	MESH_CGROUP_REGISTRY_ONLY = 2, /* its processes reach what the registry names, and themselves; nothing else */
 };
 
 enum mesh_dest_flag {
@@ -178,6 +179,30 @@ struct mesh_steer_key {
 	__u32 v6;
 };
 
+/* How often the processes of an enrolled cgroup wanted out of the mesh (loopback is not out). The key is its id; one of
+ * them a CPU. */
+struct mesh_egress {
+	__u64 tcp_allowed; /* connect() */
+	__u64 tcp_refused;
+	__u64 udp_allowed; /* connect(), and each datagram of a socket that is not connected */
+	__u64 udp_refused;
+	__u64 other_refused; /* socket() of any other protocol, and raw ones */
+};
+
+/* What an enrolled cgroup was refused. */
+struct mesh_refused_key {
+	__u64 cgroup_id;
+	struct mesh_endpoint to; /* all zero for a socket() */
+	__u32 protocol; /* IPPROTO_* */
+};
+
+struct mesh_refused {
+	__u64 count;
+	__u64 ktime; /* CLOCK_MONOTONIC nanoseconds of the last time */
+	__u32 pid; /* of the last time; 0: not known */
+	__u32 pad;
+};
+
 /* What becomes of a connection that arrives. */
 enum mesh_arrival_verdict {
 	MESH_ARRIVAL_PASS = 0,
@@ -219,6 +244,9 @@ enum mesh_count {
 	MESH_COUNT_INBOUND_STEERED = 22, /* plaintext went to the agent (PERMISSIVE) */
 	MESH_COUNT_INBOUND_REFUSED = 23, /* plaintext was refused (STRICT) */
 	MESH_COUNT_INBOUND_NO_AGENT = 24, /* plaintext was refused, because no agent could decide about it (PERMISSIVE) */
+	MESH_COUNT_EGRESS_REFUSED = 25, /* an enrolled process wanted out of the mesh, and may not (REGISTRY_ONLY) */
+	MESH_COUNT_EGRESS_TO_MESH = 26, /* ... by UDP to an address of the mesh, which carries TCP; C libraries do it to sort addresses */
+	MESH_COUNT_EGRESS_NOT_NOTED = 27, /* no room to count it by workload */
 	MESH_COUNT_END, /* not a counter */
 };
 
@@ -234,5 +262,8 @@ _Static_assert(sizeof(struct mesh_client) == 24, "mesh_client");
 _Static_assert(sizeof(struct mesh_port_key) == 32, "mesh_port_key");
 _Static_assert(sizeof(struct mesh_own_key) == 16, "mesh_own_key");
 _Static_assert(sizeof(struct mesh_steer_key) == 16, "mesh_steer_key");
+_Static_assert(sizeof(struct mesh_egress) == 40, "mesh_egress");
+_Static_assert(sizeof(struct mesh_refused_key) == 32, "mesh_refused_key");
+_Static_assert(sizeof(struct mesh_refused) == 24, "mesh_refused");
 
 #endif

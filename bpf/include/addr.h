@@ -138,6 +138,15 @@ static __always_inline void mesh_read_arrival(const struct bpf_sk_lookup *ctx, s
 	remote->pad = 0;
 }
 
+/* Any address that reaches nobody but the namespace itself: loopback, and the unspecified address, which connect() and
+ * sendmsg() take for it. */
+static __always_inline bool mesh_is_inside(const struct mesh_addr *addr)
+{
+	if (mesh_is_v4(addr))
+		return !addr->word[3] || (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !addr->word[0] && !addr->word[1] && !addr->word[2] && (!addr->word[3] || addr->word[3] == bpf_htonl(1));
+}
+
 /* Any address that never leaves the namespace (127.0.0.0/8 or ::1). */
 static __always_inline bool mesh_stays_inside(const struct mesh_addr *addr)
 {

@@ -29,6 +29,8 @@
 #define MESH_MAX_WORKERS 256
 /* Listeners for plaintext: two for each worker and namespace. */
 #define MESH_MAX_STEERS 65536
+/* (cgroup, destination, protocol) that was refused, until the agent has told of it; the least recent goes first. */
+#define MESH_MAX_REFUSED 8192
 /* Slots for counters, so that a new counter does not change the map. */
 #define MESH_MAX_COUNTERS 64
 /* Levels of the cgroup tree below which nothing can be enrolled (the loader refuses it). */

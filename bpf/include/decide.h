@@ -13,6 +13,8 @@ struct mesh_facts {
 	bool resolver; /* it is a resolver's port (53), and the agent answers this process's questions now */
 	bool incomplete; /* ... but not every destination of the mesh fitted into the map */
 	bool enrolled; /* the process is in an enrolled cgroup, or below one */
+	bool confined; /* ... whose egress policy is REGISTRY_ONLY */
+	bool outside; /* the destination is not the namespace itself */
 	bool listener; /* an agent serves the socket's network namespace */
 };
 
@@ -21,15 +23,16 @@ struct mesh_decision {
 	enum mesh_count reason;
 };
 
-/* Whether enrolment can matter at all; spares everybody else the walk up the cgroup tree. */
+/* Whether enrolment can matter at all; spares connections to loopback the walk up the cgroup tree. */
 static __always_inline bool mesh_concerned(const struct mesh_facts *facts)
 {
-	return facts->known || facts->incomplete || facts->resolver;
+	return facts->known || facts->incomplete || facts->resolver || facts->outside;
 }
 
-/* Fail closed: whenever an enrolled process may be talking to the mesh and it cannot be taken, it is refused.
- * Fail open, on purpose: what is not known to be in the mesh (while everything fitted), and whoever is not
- * enrolled, is not ours to touch. */
+/* Fail closed: whenever an enrolled process may be talking to the mesh and it cannot be taken, it is refused; and so is
+ * one that wants out of the mesh and may not, whether or not an agent lives.
+ * Fail open, on purpose: what is not known to be in the mesh (while everything fitted, and the workload may go
+ * anywhere), and whoever is not enrolled, is not ours to touch. */
 static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts *facts)
 {
 	if (!mesh_concerned(facts))
@@ -43,11 +46,24 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 		return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_DNS_TCP };
 	if (!facts->known && facts->incomplete)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_INCOMPLETE };
+	if (!facts->known && facts->confined && facts->outside)
+		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_EGRESS_REFUSED };
 	if (!facts->known)
 		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
 	if (!facts->listener)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_NO_LISTENER };
 	return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_CAPTURED };
+}
+
+/* Over a datagram, or a connect() of a socket that sends such: the mesh carries TCP, so whatever an enrolled process sends
+ * leaves it. DNS questions that the agent takes are not asked about. MESH_COUNT_END: nothing to count. */
+static __always_inline struct mesh_decision mesh_decide_datagram(const struct mesh_facts *facts)
+{
+	if (!facts->outside || !facts->enrolled || !facts->confined)
+		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_END };
+	if (facts->known)
+		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_EGRESS_TO_MESH };
+	return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_EGRESS_REFUSED };
 }
 
 struct mesh_arrival {

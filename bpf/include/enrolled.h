@@ -5,19 +5,23 @@
 #include "count.h"
 #include "maps.h"
 
-/* The id of the enrolled cgroup that the current process belongs to, nearest first, or 0. Nested cgroups
- * inherit. */
+/* The id of the enrolled cgroup that the current process belongs to, the nearest, or 0. Nested cgroups inherit. From the
+ * root down: a process sits a few levels deep, and below it there is nothing to ask for. */
 static __always_inline __u64 mesh_enrolled_cgroup(void)
 {
-	if (bpf_get_current_ancestor_cgroup_id(MESH_MAX_DEPTH))
-		mesh_count(MESH_COUNT_DEPTH_EXCEEDED);
-	for (int level = MESH_MAX_DEPTH - 1; level >= 0; level--) {
+	__u64 nearest = 0;
+
+	for (int level = 0; level < MESH_MAX_DEPTH; level++) {
 		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 
-		if (id && bpf_map_lookup_elem(&mesh_cgroup_v1, &id))
-			return id;
+		if (!id)
+			return nearest;
+		if (bpf_map_lookup_elem(&mesh_cgroup_v1, &id))
+			nearest = id;
 	}
-	return 0;
+	if (bpf_get_current_ancestor_cgroup_id(MESH_MAX_DEPTH))
+		mesh_count(MESH_COUNT_DEPTH_EXCEEDED);
+	return nearest;
 }
 
 #endif

@@ -142,6 +142,23 @@ struct {
 	__type(value, __u64);
 } mesh_steer_v1 SEC(".maps");
 
+/* Key: id of an enrolled cgroup. Writer: connect, sendmsg, sock_create. Reader: agent (metrics). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_CGROUPS);
+	__type(key, __u64);
+	__type(value, struct mesh_egress);
+} mesh_egress_v1 SEC(".maps");
+
+/* What was refused, to whom, how often. Writer: connect, sendmsg, sock_create. Reader: agent (access log, status). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_REFUSED);
+	__type(key, struct mesh_refused_key);
+	__type(value, struct mesh_refused);
+} mesh_refused_v1 SEC(".maps");
+
 /* Index: enum mesh_count. Writer: all hooks. Reader: agent (metrics). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -65,5 +65,6 @@ def status(context: Ctx, _: Operator) -> ControlStatus:
             "Service": len(catalogue.services()),
             "AuthorizationPolicy": len(catalogue.policies()),
             "PeerAuthentication": len(catalogue.peer_authentications()),
+            "EgressPolicy": len(catalogue.egress_policies()),
         },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from control.cli import tables
@@ -57,6 +59,7 @@ def _of_workload(client: Client, item: Object) -> list[Section]:
         ("services that select it", [_place(s) for s in services if _selects(s["spec"]["selector"], labels)]),
         ("policies that select it", _policies(client, "authorizationpolicies", namespace, labels)),
         ("peer authentications that select it", _policies(client, "peerauthentications", namespace, labels)),
+        ("egress policies that select it", _policies(client, "egresspolicies", namespace, labels)),
     ]
 
 
@@ -67,8 +70,7 @@ def _policies(client: Client, plural: str, namespace: str, labels: dict[str, str
         spec, home = policy["spec"], policy["metadata"]["namespace"]
         wanted = (spec.get("selector") or {}).get("matchLabels") or {}
         if home in (namespace, ROOT_NAMESPACE) and _selects(wanted, labels):
-            does = spec.get("action", "ALLOW") if plural == "authorizationpolicies" else _mode(spec)
-            lines.append(f"{_place(policy)} ({does})")
+            lines.append(f"{_place(policy)} ({_DOES[plural](spec)})")
     return lines
 
 
@@ -76,6 +78,13 @@ def _mode(spec: Object) -> str:
     ports = spec.get("portLevelMtls") or {}
     modes = [str((spec.get("mtls") or {}).get("mode", "UNSET"))]
     return ", ".join(modes + [f"port {port} {mtls.get('mode', 'UNSET')}" for port, mtls in ports.items()])
+
+
+_DOES: dict[str, Callable[[Object], str]] = {
+    "authorizationpolicies": lambda spec: str(spec.get("action", "ALLOW")),
+    "peerauthentications": _mode,
+    "egresspolicies": lambda spec: str(spec["mode"]),
+}
 
 
 def _agent(client: Client, node: str) -> str:

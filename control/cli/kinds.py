@@ -122,6 +122,13 @@ KINDS = (
         namespaced=True,
         columns=(("MODE", lambda o: str((o["spec"].get("mtls") or {}).get("mode", "UNSET"))), ("SELECTOR", _selector)),
     ),
+    Kind(
+        name="EgressPolicy",
+        plural="egresspolicies",
+        aliases=("ep", "egress"),
+        namespaced=True,
+        columns=(("MODE", lambda o: str(o["spec"]["mode"])), ("SELECTOR", _selector)),
+    ),
 )
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import Resource
-from control.registry.policies import AuthorizationPolicy, LabelSelector, PeerAuthentication
+from control.registry.policies import AuthorizationPolicy, EgressPolicy, LabelSelector, PeerAuthentication
 from control.registry.services import Service
 from control.registry.workloads import Node, Workload
 
@@ -78,6 +78,9 @@ class Catalogue:
 
     def peer_authentications(self) -> list[PeerAuthentication]:
         return self.of(PeerAuthentication)
+
+    def egress_policies(self) -> list[EgressPolicy]:
+        return self.of(EgressPolicy)
 
     def mesh_config(self) -> MeshConfig | None:
         """What holds in the whole mesh, if an operator said anything about that."""

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from control.registry.errors import Fault
 from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import DEFAULT_NAMESPACE, Resource
-from control.registry.policies import LAYER_7_FIELDS, AuthorizationPolicy, PeerAuthentication
+from control.registry.policies import LAYER_7_FIELDS, AuthorizationPolicy, EgressPolicy, PeerAuthentication
 from control.registry.services import Service
 from control.registry.workloads import RESERVED_NODE_NAMES, Node, Workload
 
 KINDS: dict[str, type[Resource]] = {
-    kind.KIND: kind for kind in (MeshConfig, Node, Workload, Service, AuthorizationPolicy, PeerAuthentication)
+    kind.KIND: kind
+    for kind in (MeshConfig, Node, Workload, Service, AuthorizationPolicy, PeerAuthentication, EgressPolicy)
 }
 """In the order in which they are best written: what others refer to comes first."""
 MAX_FAULTS_PER_OBJECT = 20

@@ -1,7 +1,8 @@
-"""AuthorizationPolicy and PeerAuthentication in Istio's shapes, as far as layer 4 goes.
+"""AuthorizationPolicy and PeerAuthentication in Istio's shapes, as far as layer 4 goes; EgressPolicy beside them.
 
 Source of the shapes: istio.io/latest/docs/reference/config/security/. A list that is written but empty is refused: it
-would match everybody where its author means nobody.
+would match everybody where its author means nobody. EgressPolicy has the two modes of Istio's
+``outboundTrafficPolicy`` (istio.io/latest/docs/reference/config/networking/sidecar/) and PeerAuthentication's scopes.
 """
 
 from __future__ import annotations
@@ -196,3 +197,20 @@ class PeerAuthentication(Resource):
 
     kind: Literal["PeerAuthentication"] = "PeerAuthentication"
     spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
+
+
+class EgressPolicySpec(Model):
+    """Where the workloads that it selects may go."""
+
+    selector: LabelSelector | None = None
+    mode: Literal["ALLOW_ANY", "REGISTRY_ONLY"]
+
+
+class EgressPolicy(Resource):
+    """Where workloads may go: anywhere, or to what the registry names."""
+
+    KIND: ClassVar[str] = "EgressPolicy"
+    PLURAL: ClassVar[str] = "egresspolicies"
+
+    kind: Literal["EgressPolicy"] = "EgressPolicy"
+    spec: EgressPolicySpec

@@ -1,7 +1,7 @@
 """Resources -> discovery objects. Pure: the same catalogue gives the same objects, whatever came before.
 
 Sources: the canonical service and revision labels are Istio's (istio/istio, pkg/model/proxy.go, and its labels
-reference); PeerAuthentication precedence and the root namespace are those of
+reference); PeerAuthentication precedence and the root namespace (EgressPolicy has the same) are those of
 istio.io/latest/docs/reference/config/security/.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from control.registry import policies as spec
 from control.registry.catalogue import Catalogue, selects
@@ -22,6 +23,8 @@ from control.wire.ids import DEFAULT_DOMAIN, ROOT_NAMESPACE, SpiffeId
 CANONICAL_NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 CANONICAL_REVISION_LABELS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 DEFAULT_REVISION = "latest"
+
+Scoped = TypeVar("Scoped", spec.PeerAuthentication, spec.EgressPolicy)
 
 Objects = dict[tuple[str, str], wire.DiscoveryObject]
 """(kind on the wire, uid) -> object."""
@@ -67,10 +70,13 @@ class _Selection:
     def __init__(self, catalogue: Catalogue) -> None:
         self._policies: dict[str, list[spec.AuthorizationPolicy]] = {}
         self._peers: dict[str, list[spec.PeerAuthentication]] = {}
+        self._egress: dict[str, list[spec.EgressPolicy]] = {}
         for policy in catalogue.policies():
             self._policies.setdefault(policy.namespace, []).append(policy)
         for peer in catalogue.peer_authentications():
             self._peers.setdefault(peer.namespace, []).append(peer)
+        for egress in catalogue.egress_policies():
+            self._egress.setdefault(egress.namespace, []).append(egress)
 
     def policies_of(self, workload: WorkloadResource) -> tuple[str, ...]:
         """uids of those that select it, sorted."""
@@ -81,14 +87,11 @@ class _Selection:
             ]
         return tuple(sorted(found))
 
-    def _narrow(self, workload: WorkloadResource) -> list[spec.PeerAuthentication]:
-        own = self._peers.get(workload.namespace, ())
-        return [p for p in own if _labelled(p.spec.selector) and selects(p.spec.selector, workload.labels)]
-
     def port_modes_of(self, workload: WorkloadResource) -> dict[str, wire.MtlsMode]:
         """Modes of single ports, of PeerAuthentications that select the workload itself; the oldest first."""
         modes: dict[str, wire.MtlsMode] = {}
-        for peer in sorted(self._narrow(workload), key=_age):
+        narrow, _, _ = _levels(self._peers, workload)
+        for peer in narrow:
             for port, mtls in peer.spec.port_level_mtls.items():
                 if mtls.mode != "UNSET":
                     modes.setdefault(port, wire.MtlsMode(mtls.mode))
@@ -97,26 +100,39 @@ class _Selection:
     def mode_of(self, workload: WorkloadResource) -> wire.MtlsMode:
         """The mode of the narrowest PeerAuthentication that sets one: workload, namespace, mesh; PERMISSIVE if none
         does."""
-        own = self._peers.get(workload.namespace, ())
-        root = self._peers.get(ROOT_NAMESPACE, ())
-        for level in (self._narrow(workload), _wide(own), _wide(root)):
-            for peer in sorted(level, key=_age):
+        for level in _levels(self._peers, workload):
+            for peer in level:
                 if peer.spec.mtls.mode != "UNSET":
                     return wire.MtlsMode(peer.spec.mtls.mode)
         return wire.MtlsMode.PERMISSIVE
+
+    def egress_of(self, workload: WorkloadResource) -> tuple[wire.EgressMode, str]:
+        """The mode of the narrowest EgressPolicy and its uid; ALLOW_ANY if there is none."""
+        for level in _levels(self._egress, workload):
+            for policy in level:
+                return wire.EgressMode(policy.spec.mode), policy.uid
+        return wire.EgressMode.ALLOW_ANY, ""
+
+
+def _levels(policies: Mapping[str, list[Scoped]], workload: WorkloadResource) -> tuple[list[Scoped], ...]:
+    """Those for the workload itself, for its namespace, for the mesh; of each the oldest first."""
+    own = policies.get(workload.namespace, ())
+    root = policies.get(ROOT_NAMESPACE, ())
+    narrow = [p for p in own if _labelled(p.spec.selector) and selects(p.spec.selector, workload.labels)]
+    return tuple(sorted(level, key=_age) for level in (narrow, _wide(own), _wide(root)))
 
 
 def _labelled(selector: spec.LabelSelector | None) -> bool:
     return selector is not None and bool(selector.match_labels)
 
 
-def _wide(peers: Iterable[spec.PeerAuthentication]) -> list[spec.PeerAuthentication]:
-    return [peer for peer in peers if not _labelled(peer.spec.selector)]
+def _wide(policies: Iterable[Scoped]) -> list[Scoped]:
+    return [policy for policy in policies if not _labelled(policy.spec.selector)]
 
 
-def _age(peer: spec.PeerAuthentication) -> tuple[int, str]:
+def _age(policy: spec.PeerAuthentication | spec.EgressPolicy) -> tuple[int, str]:
     """Where two apply equally, the one made first wins (as in Istio)."""
-    return int(peer.uid.rpartition("@")[2]), peer.name
+    return int(policy.uid.rpartition("@")[2]), policy.name
 
 
 def project_policy(policy: spec.AuthorizationPolicy) -> wire.AuthorizationPolicy:
@@ -161,6 +177,7 @@ def _workload(
     service = _first(labels, CANONICAL_NAME_LABELS) or workload.name
     revision = _first(labels, CANONICAL_REVISION_LABELS) or DEFAULT_REVISION
     account = workload.spec.service_account
+    egress_mode, egress_policy = selection.egress_of(workload)
     return wire.Workload(
         uid=workload.uid,
         name=workload.name,
@@ -170,13 +187,13 @@ def _workload(
         addresses=catalogue.addresses_of(workload),
         ports=catalogue.ports_of(workload),
         app_address=workload.spec.app_address,
-        selectors=wire.Selectors(
-            systemd_unit=workload.spec.selectors.systemd_unit, cgroup_path=workload.spec.selectors.cgroup_path
-        ),
+        selectors=_selectors(workload),
         policies=selection.policies_of(workload),
         mtls_mode=selection.mode_of(workload),
         port_mtls_modes=selection.port_modes_of(workload),
         probe_ports=workload.spec.probe_ports,
+        egress_mode=egress_mode,
+        egress_policy=egress_policy,
         splice=_splice(labels),
         idle_timeout=_idle_timeout(labels),
         tunnel_addresses=catalogue.tunnel_addresses_of(workload),
@@ -189,6 +206,11 @@ def _workload(
         cluster=mesh.cluster,
         service_account=account,
     )
+
+
+def _selectors(workload: WorkloadResource) -> wire.Selectors:
+    said = workload.spec.selectors
+    return wire.Selectors(systemd_unit=said.systemd_unit, cgroup_path=said.cgroup_path)
 
 
 def _first(labels: Mapping[str, str], names: Iterable[str]) -> str:

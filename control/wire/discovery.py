@@ -34,6 +34,20 @@ class MtlsMode(StrEnum):
         return cls.STRICT
 
 
+class EgressMode(StrEnum):
+    """Where the processes of a workload may go (EgressPolicy)."""
+
+    ALLOW_ANY = "ALLOW_ANY"
+    """Anywhere."""
+    REGISTRY_ONLY = "REGISTRY_ONLY"
+    """To what the mesh's registry names, and to themselves (loopback)."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> EgressMode:
+        """A mode that this reader does not know is the one that lets nobody out."""
+        return cls.REGISTRY_ONLY
+
+
 class AppProtocol(StrEnum):
     """What a service port carries, as declared by its owner; never guessed."""
 
@@ -79,6 +93,10 @@ class Workload:
     probe_ports: tuple[int, ...] = ()
     """Where programs of the node itself that are in no workload get in as they are, also under STRICT: health
     checks."""
+    egress_mode: EgressMode = EgressMode.ALLOW_ANY
+    """A control that does not send it knows no egress policies."""
+    egress_policy: str = ""
+    """uid of the EgressPolicy that says so; empty: none does."""
     splice: bool = True
     """Whether its same-node flows may be joined in the kernel."""
     idle_timeout: int | None = None

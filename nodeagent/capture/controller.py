@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from control.wire.discovery import Workload
+from control.wire.discovery import EgressMode, Workload
 from control.wire.governed import DNS_LABEL
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id, own_cgroup_ids
+from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
 from nodeagent.capture.plan import Destinations, Enrolment, enrol
 from nodeagent.loader import features, objects, pins
@@ -119,6 +120,10 @@ class Capture:
             )
         return InboundGuard(self._pins)
 
+    def open_egress(self) -> EgressTable:
+        """The handle on who left the mesh, and who was kept from it."""
+        return EgressTable(self.pin_dir)
+
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """``serve``, for this process's own network namespace."""
         self.serve(current_cookie(), port, dns_port)
@@ -163,11 +168,14 @@ class Capture:
         found: list[tuple[str, list[int]]] = []
         problems: list[str] = []
         unasked: list[str] = []
+        confined: set[str] = set()
         self._paths = []
         directories: dict[int, Path] = {}
         for workload in local:
             if workload.labels.get(DNS_LABEL) == "off":
                 unasked.append(workload.uid)
+            if workload.egress_mode is not EgressMode.ALLOW_ANY:
+                confined.add(workload.uid)
             try:
                 paths = self._tree.resolve(workload.selectors)
             except (CgroupError, OSError) as error:
@@ -182,7 +190,7 @@ class Capture:
             found.append((workload.uid, list(numbers)))
         self._resolved = dict(found)
         self._former, self._directories = self._directories, directories
-        return enrol(found, problems, unasked)
+        return enrol(found, problems, unasked, confined)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""

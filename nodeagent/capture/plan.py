@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
@@ -32,17 +32,19 @@ class Enrolment:
     problems: tuple[str, ...] = ()
     unasked: frozenset[str] = frozenset()
     """uids of workloads whose DNS questions are left alone (``DNS_LABEL``)."""
+    confined: frozenset[int] = frozenset()
+    """Cgroups whose processes reach what the registry names and nothing else (REGISTRY_ONLY)."""
     partial: bool = False
     """Not everything is known: nothing that is captured now may be let go on the strength of this."""
 
     def entries(self) -> dict[int, Entry]:
         """What the map of enrolled cgroups should hold."""
-        entries = {
-            cgroup: Entry(tag(uid), CgroupFlag.NO_DNS if uid in self.unasked else 0)
-            for cgroup, uid in self.cgroups.items()
-        }
-        entries.update({cgroup: Entry(0, 0) for cgroup in self.contested})
-        return entries
+        tags = {cgroup: tag(uid) for cgroup, uid in self.cgroups.items()} | dict.fromkeys(self.contested, 0)
+        return {cgroup: Entry(owner, self._flags(cgroup)) for cgroup, owner in tags.items()}
+
+    def _flags(self, cgroup: int) -> CgroupFlag:
+        unasked = CgroupFlag.NO_DNS if self.cgroups.get(cgroup) in self.unasked else CgroupFlag(0)
+        return unasked | (CgroupFlag.REGISTRY_ONLY if cgroup in self.confined else CgroupFlag(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,15 @@ def tag(uid: str) -> int:
 
 
 def enrol(
-    found: Iterable[tuple[str, Iterable[int]]], problems: Iterable[str] = (), unasked: Iterable[str] = ()
+    found: Iterable[tuple[str, Iterable[int]]],
+    problems: Iterable[str] = (),
+    unasked: Iterable[str] = (),
+    confined: Container[str] = (),
 ) -> Enrolment:
     """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem.
 
-    ``unasked``: uids of workloads whose DNS questions are left alone.
+    ``unasked``: uids of workloads whose DNS questions are left alone; ``confined``: uids of those that reach only what
+    is registered. A cgroup is confined if any that selects it is.
     """
     owners: dict[int, list[str]] = {}
     for uid, cgroups in found:
@@ -84,7 +90,8 @@ def enrol(
         for cgroup, uids in sorted(contested.items())
     )
     settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
-    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked))
+    shut = frozenset(cgroup for cgroup, uids in owners.items() if any(uid in confined for uid in uids))
+    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked), shut)
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:

@@ -3,7 +3,8 @@
 The names below the mesh's domain are the mesh's own, and every question about them is answered here: a question about
 them that left the node would tell others what the mesh is made of. Names outside it that the mesh gives a virtual
 address (external services) are answered for addresses only, and for the records that would carry addresses past it
-(SVCB, HTTPS). All else is forwarded as it is.
+(SVCB, HTTPS). All else is forwarded as it is; but nothing for workloads that may reach only what the registry names: a
+question is a message to whoever answers for the name, and to any address that a program calls a resolver.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nodeagent.dns.messages import NotDnsError, Question
 from nodeagent.state.view import NodeState
 
 _BYPASSES = (dns.rdatatype.SVCB, dns.rdatatype.HTTPS)
+CONFINED = "EgressPolicy REGISTRY_ONLY: the registry does not name it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,21 @@ class Discard:
 Verdict = Answer | Forward | Discard
 
 
-def decide(state: NodeState, message: bytes, *, udp: bool) -> Verdict:
-    """Over one message of an enrolled workload."""
+def decide(state: NodeState, message: bytes, *, udp: bool, confined: bool = False) -> Verdict:
+    """Over one message of an enrolled workload; ``confined``: it may reach only what the registry names."""
     try:
         question = messages.question_of(message)
     except NotDnsError as error:
         return Discard(str(error))
+    verdict = _unconfined(state, message, question, udp)
+    if not confined or not isinstance(verdict, Forward):
+        return verdict
+    if question is not None and question.internet and state.by_hostname(question.name) is not None:
+        return Answer(messages.answer(message, question, (), question.name, udp), "no-data")
+    return Answer(messages.prohibited(message, CONFINED, udp), "egress-refused")
+
+
+def _unconfined(state: NodeState, message: bytes, question: Question | None, udp: bool) -> Verdict:
     if question is None or not question.internet:
         return Forward()
     domain = state.settings.domain if state.settings is not None else None

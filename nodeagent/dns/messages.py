@@ -1,7 +1,8 @@
 """DNS messages, as far as the agent looks into them. Pure; the codec is dnspython's.
 
 Source: RFC 1035 (4.1: format; 4.2.2: two bytes of length before each message over TCP), RFC 6891 (EDNS: the size that a
-client takes), RFC 2308 (negative answers carry the SOA), RFC 9460 (SVCB and HTTPS records).
+client takes), RFC 2308 (negative answers carry the SOA), RFC 9460 (SVCB and HTTPS records),
+RFC 8914 (why an answer is not what was hoped for).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -85,11 +87,36 @@ def no_such_name(query: bytes, question: Question, zone: str, udp: bool) -> byte
     return _respond(query, question, (), zone, dns.rcode.NXDOMAIN, udp)
 
 
-def failure(query: bytes) -> bytes:
+def prohibited(query: bytes, why: str, udp: bool) -> bytes:
+    """NXDOMAIN for a name that the asking workload may not look up; with the reason (RFC 8914, Prohibited) for clients
+    that speak EDNS. Other operations are REFUSED.
+
+    Not REFUSED for names: C libraries would go on to the next resolver, wait, and call it a temporary failure.
+    """
+    if not _is_ordinary(query):
+        return failure(query, dns.rcode.REFUSED)
+    try:
+        asked = dns.message.from_wire(query, ignore_trailing=True)
+        response = dns.message.make_response(asked, recursion_available=True)
+    except dns.exception.DNSException:
+        return failure(query, dns.rcode.NXDOMAIN)
+    response.set_rcode(dns.rcode.NXDOMAIN)
+    if asked.edns >= 0:
+        response.use_edns(options=[dns.edns.EDEOption(dns.edns.EDECode.PROHIBITED, why)])
+    size = max(asked.payload, PLAIN_UDP_BYTES) if asked.edns >= 0 else PLAIN_UDP_BYTES
+    return response.to_wire(max_size=size if udp else MAX_MESSAGE_BYTES, prefer_truncation=True)
+
+
+def _is_ordinary(query: bytes) -> bool:
+    _, flags, questions, _, _, _ = _HEADER.unpack_from(query)
+    return not flags & _OPCODE_BITS and questions == 1
+
+
+def failure(query: bytes, code: int = dns.rcode.SERVFAIL) -> bytes:
     """SERVFAIL: the agent cannot answer now. From the header alone, so that any query can be answered so."""
     number, flags, questions, _, _, _ = _HEADER.unpack_from(query)
     kept = flags & (dns.flags.RD | dns.flags.CD | _OPCODE_BITS)
-    head = _HEADER.pack(number, kept | _RESPONSE_BIT | dns.flags.RA | dns.rcode.SERVFAIL, 0, 0, 0, 0)
+    head = _HEADER.pack(number, kept | _RESPONSE_BIT | dns.flags.RA | code, 0, 0, 0, 0)
     if questions != 1:
         return head
     try:
@@ -100,7 +127,7 @@ def failure(query: bytes) -> bytes:
     if len(rest) < 4:
         return head
     asked = (name.to_wire() or b"") + rest  # written out: what a pointer in it pointed to is not in the answer
-    return _HEADER.pack(number, kept | _RESPONSE_BIT | dns.flags.RA | dns.rcode.SERVFAIL, 1, 0, 0, 0) + asked
+    return _HEADER.pack(number, kept | _RESPONSE_BIT | dns.flags.RA | code, 1, 0, 0, 0) + asked
 
 
 def _respond(

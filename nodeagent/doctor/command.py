@@ -35,6 +35,7 @@ def examine(config: Config, ask: Ask) -> list[Finding]:
     findings += workloads.agent(documents.get("status"))
     if documents:
         findings += workloads.each(documents["workloads"], capture, processes_by_cgroup(config).get)
+        findings += workloads.egress(documents["status"]["egress"])
     return findings
 
 

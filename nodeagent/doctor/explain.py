@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip, parse_port
-from control.wire.discovery import MtlsMode, Service, Workload
+from control.wire.discovery import EgressMode, MtlsMode, Service, Workload
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.explain import explain as judge
 from nodeagent.policy.plaintext import effective_mode
@@ -66,8 +67,8 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
         steps.append(_source_step(client, captured))
     target = state.resolve(asked_for)
     if isinstance(target, Unresolved):
-        why = f"{target.detail}: the kernel leaves the connection alone"
-        return Explanation(source, str(asked_for), (*steps, Step("capture", True, why)), "bypasses the mesh")
+        left = _outside(client, asked_for, target)
+        return Explanation(source, str(asked_for), (*steps, left), "bypasses the mesh" if left.good else "refused")
     if isinstance(target, ServiceTarget):
         steps.append(_service_step(target))
         endpoints: Sequence[Workload] = target.endpoints
@@ -83,6 +84,21 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
     if verdict == "allowed" and not all(allowed):
         verdict = f"allowed by {sum(allowed)} of {len(allowed)} endpoints"
     return Explanation(source, str(asked_for), tuple(steps), verdict)
+
+
+def _outside(client: Workload | str, asked_for: SocketAddress, target: Unresolved) -> Step:
+    """A destination that is not in the mesh: the egress policy decides."""
+    alone = f"{target.detail}: the kernel leaves the connection alone"
+    if not isinstance(client, Workload):
+        return Step("capture", True, alone)
+    inside = ip_address(asked_for.ip)
+    if inside.is_loopback or inside.is_unspecified:
+        return Step("egress", True, f"{asked_for} is the workload's own host: loopback is always allowed")
+    policy = f"EgressPolicy {client.egress_policy}" if client.egress_policy else "no EgressPolicy selects the workload"
+    if client.egress_mode is EgressMode.ALLOW_ANY:
+        return Step("egress", True, f"{alone} (ALLOW_ANY: {policy})")
+    why = f"{target.detail}, and {client.uid} may reach only what the registry names (REGISTRY_ONLY: {policy})"
+    return Step("egress", False, f"{why}: connect() and sendto() fail with EPERM")
 
 
 def _source_step(client: Workload, captured: Iterable[str] | None) -> Step:

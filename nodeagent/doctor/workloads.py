@@ -58,6 +58,20 @@ def each(workloads: Sequence[Mapping[str, Any]], capture: Mapping[str, Any], pro
     return [one(workload, capture, processes) for workload in workloads]
 
 
+def egress(document: Mapping[str, Any]) -> list[Finding]:
+    """Workloads that wanted out of the mesh lately and may not; nothing where nobody did."""
+    by_workload: dict[str, list[Mapping[str, Any]]] = {}
+    for item in document["refused"]:
+        by_workload.setdefault(item["workload"].partition("@")[0] or "of nobody", []).append(item)
+    return [
+        Finding(f"egress {name}", Level.ODD,
+                f"kept from {len(items)} destinations outside the mesh, the last {items[0]['protocol']}"
+                f" {items[0]['destination']} {items[0]['seconds']:.0f} s ago (REGISTRY_ONLY)",
+                "if it is to get there, register the destination or set mode ALLOW_ANY for it (EgressPolicy)")
+        for name, items in by_workload.items()
+    ]  # fmt: skip
+
+
 def one(workload: Mapping[str, Any], capture: Mapping[str, Any], processes: Processes) -> Finding:
     """One workload."""
     name = f"workload {workload['namespace']}/{workload['name']}"
@@ -77,4 +91,5 @@ def one(workload: Mapping[str, Any], capture: Mapping[str, Any], processes: Proc
     if not running:
         return Finding(name, Level.ODD, f"would be captured ({where}), but no process is in there",
                        "processes elsewhere are not captured: 'cat /proc/PID/cgroup' tells where one is")  # fmt: skip
-    return Finding(name, Level.GOOD, f"captured: {running} processes in {where}")
+    confined = "" if workload["egress"] == "ALLOW_ANY" else f"; egress {workload['egress']}"
+    return Finding(name, Level.GOOD, f"captured: {running} processes in {where}{confined}")

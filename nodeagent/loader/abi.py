@@ -27,6 +27,8 @@ OWN_MAP = "mesh_own_v1"
 STEER_MAP = "mesh_steer_v1"
 LOCAL_MAP = "mesh_local_v1"
 DNS_MAP = "mesh_dns_v1"
+EGRESS_MAP = "mesh_egress_v1"
+REFUSED_MAP = "mesh_refused_v1"
 ASKER_MAP = "mesh_asker_v1"
 RESOLVERS_MAP = "mesh_resolv_v1"
 DNS_SLOTS = 4
@@ -67,10 +69,16 @@ PORT_KEY = Layout("mesh_port_key", ("netns", "Q"), ("at", "20s"), ("pad", "I"))
 PORT = Layout("mesh_port", ("mode", "I"), ("flags", "I"))
 OWN_KEY = Layout("mesh_own_key", ("cgroup_id", "Q"), ("port", "2s"), ("pad", "6s"))
 STEER_KEY = Layout("mesh_steer_key", ("netns", "Q"), ("worker", "I"), ("v6", "I"))
+EGRESS = Layout(
+    "mesh_egress", ("tcp_allowed", "Q"), ("tcp_refused", "Q"), ("udp_allowed", "Q"), ("udp_refused", "Q"),
+    ("other_refused", "Q"),
+)  # fmt: skip
+REFUSED_KEY = Layout("mesh_refused_key", ("cgroup_id", "Q"), ("to", "20s"), ("protocol", "I"))
+REFUSED = Layout("mesh_refused", ("count", "Q"), ("ktime", "Q"), ("pid", "I"), ("pad", "I"))
 
 LAYOUTS = (
     ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
-    DNS, RESOLVERS, ASKER, ASKED, PORT_KEY, PORT, OWN_KEY, STEER_KEY,
+    DNS, RESOLVERS, ASKER, ASKED, PORT_KEY, PORT, OWN_KEY, STEER_KEY, EGRESS, REFUSED_KEY, REFUSED,
 )  # fmt: skip
 
 
@@ -78,6 +86,7 @@ class CgroupFlag(IntFlag):
     """``enum mesh_cgroup_flag``."""
 
     NO_DNS = 1
+    REGISTRY_ONLY = 2
 
 
 class DestinationFlag(IntFlag):
@@ -144,11 +153,15 @@ class Count(IntEnum):
     INBOUND_STEERED = 22
     INBOUND_REFUSED = 23
     INBOUND_NO_AGENT = 24
+    EGRESS_REFUSED = 25
+    EGRESS_TO_MESH = 26
+    EGRESS_NOT_NOTED = 27
 
 
 class AttachType(IntEnum):
     """The kernel's ``enum bpf_attach_type``, as far as programs of ours use it."""
 
+    INET_SOCK_CREATE = 2
     SOCK_OPS = 3
     INET4_CONNECT = 10
     INET6_CONNECT = 11
@@ -166,6 +179,7 @@ class AttachType(IntEnum):
 PROGRAMS: dict[str, AttachType] = {
     "mesh_post_bind4": AttachType.INET4_POST_BIND,
     "mesh_post_bind6": AttachType.INET6_POST_BIND,
+    "mesh_socket": AttachType.INET_SOCK_CREATE,
     "mesh_sockops": AttachType.SOCK_OPS,
     "mesh_peername4": AttachType.INET4_GETPEERNAME,
     "mesh_peername6": AttachType.INET6_GETPEERNAME,

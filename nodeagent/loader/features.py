@@ -87,6 +87,7 @@ _HOOKS = {
     AttachType.INET6_CONNECT: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
     AttachType.INET4_GETPEERNAME: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.8 or later",
     AttachType.INET6_GETPEERNAME: "CONFIG_CGROUP_BPF and CONFIG_IPV6, Linux 5.8 or later",
+    AttachType.INET_SOCK_CREATE: "CONFIG_CGROUP_BPF and CONFIG_INET",
     AttachType.INET4_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_INET",
     AttachType.INET6_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
     AttachType.UDP4_SENDMSG: "CONFIG_CGROUP_BPF and CONFIG_INET",
@@ -151,6 +152,8 @@ def _program(hook: AttachType) -> None:
         kind, helpers = _PROG_SK_LOOKUP, ()
     elif hook is AttachType.SOCK_OPS:
         kind, helpers = _PROG_SOCK_OPS, (_SOCKET_COOKIE, _NETNS_COOKIE)
+    elif hook is AttachType.INET_SOCK_CREATE:
+        kind, helpers = _PROG_CGROUP_SOCK, (_ANCESTOR,)
     elif hook in (AttachType.INET4_POST_BIND, AttachType.INET6_POST_BIND):
         kind, helpers = _PROG_CGROUP_SOCK, (_NETNS_COOKIE, _ANCESTOR)
     elif hook in (

@@ -54,7 +54,8 @@ class Documents:
             "capture": self._capture(),
             "splice": parts.splice.document(),
             "plaintext": parts.plaintext.document() if parts.plaintext is not None else {},
-            "errors": facts.errors_document(parts.aggregate.samples()),
+            "egress": parts.egress.document() if parts.egress is not None else {"confined": [], "refused": []},
+            "errors": facts.errors_document(self._samples.summed()),
         }
 
     async def _flows(self) -> dict[str, Any]:

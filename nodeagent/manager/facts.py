@@ -172,6 +172,8 @@ def workloads_document(
             "cgroups": sorted(by_uid.get(workload.uid, [])),
             "network_namespaces": namespaces(workload.uid),
             "policies": list(workload.policies),
+            "egress": workload.egress_mode.value,
+            "egress_policy": workload.egress_policy,
             "plaintext": {str(port): effective_mode(workload, port).value for port in workload.ports},
         }
         for workload in sorted(state.local_workloads(node), key=lambda item: item.uid)

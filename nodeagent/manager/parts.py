@@ -10,6 +10,7 @@ from nodeagent.client.session import Session
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle
 from nodeagent.manager.discovery import Discovery
+from nodeagent.manager.egress import Egress
 from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
@@ -41,5 +42,6 @@ class Parts:
     enroller: Enroller | None
     plaintext: PlaintextPorts | None
     namespaces: NodeNamespaces | None
+    egress: Egress | None
     session: Session
     follower: Follower

@@ -12,6 +12,8 @@ from nodeagent.manager.parts import Parts
 from nodeagent.telemetry.aggregate import render
 
 PRUNE_SECONDS = 60.0
+KERNEL = 0
+"""No process has this number: in the sums the kernel is one more worker."""
 
 
 class Samples:
@@ -41,11 +43,17 @@ class Samples:
             samples += facts.counter_samples(parts.capture.counters())
         return samples
 
+    def summed(self) -> tuple[Sample, ...]:
+        """What the workers counted, and what the kernel refused in their stead."""
+        if self._parts.egress is not None:
+            self._parts.aggregate.update(KERNEL, self._parts.egress.samples())
+        return self._parts.aggregate.samples()
+
     async def render(self, accept: str) -> tuple[bytes, str]:
         """The text for a scraper, in the form that it accepts, and its content type."""
         await self._parts.hub.collect()
         self._prune()
-        samples = (*self._parts.aggregate.samples(), *self.own())
+        samples = (*self.summed(), *self.own())
         return await asyncio.to_thread(render, samples, accept)
 
     def _prune(self) -> None:

@@ -30,6 +30,7 @@ HELP = {
     "nodemesh_dns_messages_total": "DNS messages of workloads by what became of them.",
     "nodemesh_access_log_dropped_total": "Access log lines lost because they could not be written fast enough.",
     "nodemesh_capture_total": "What the BPF programs did with connections, by reason.",
+    "nodemesh_egress_total": "Connections and datagrams of workloads out of the mesh, by protocol, allowed or refused.",
     "nodemesh_svid_expiry_timestamp_seconds": "When the SVID of an identity expires, seconds since 1970.",
     "nodemesh_svid_renewals_total": "SVIDs issued to this node, by identity.",
     "nodemesh_svid_failures_total": "Requests for an SVID that failed, by identity.",

@@ -13,12 +13,13 @@ from random import SystemRandom
 from socket import socket
 
 from control.wire.address import SocketAddress
+from control.wire.discovery import EgressMode
 from nodeagent import channel
 from nodeagent.capture.askers import AskerTable
 from nodeagent.capture.clients import ClientTable
 from nodeagent.capture.inbound import SteerTable
 from nodeagent.capture.origdst import Accepted, FlowTable
-from nodeagent.dns.io.desk import Desk
+from nodeagent.dns.io.desk import Asking, Desk
 from nodeagent.dns.io.service import DnsService
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
@@ -75,8 +76,8 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     inbound = Inbound(services)
     outbound = Outbound(services, _captured(start), known.enrolled, Balancer(SystemRandom()))
     if dns is not None:
-        outbound.resolver = lambda transport, asked, home: dns.take(
-            transport, asked, socket if home is None else make_inside(home)
+        outbound.resolver = lambda transport, captured, home: dns.take(
+            transport, Asking(captured.destination, captured.cgroup_id), socket if home is None else make_inside(home)
         )
     return Carrier(
         services=services,
@@ -120,11 +121,22 @@ def _dns(start: channel.Start, known: Known) -> DnsService | None:
         return None
     askers = AskerTable(Path(start.pin_dir))
 
-    def find(cookie: int, port: int, slot: int, v6: bool) -> SocketAddress | None:
+    def find(cookie: int, port: int, slot: int, v6: bool) -> Asking | None:
         asker = askers.find(cookie, port, slot, v6)
-        return asker.resolver if asker is not None else None
+        return Asking(asker.resolver, asker.cgroup_id) if asker is not None else None
 
-    return DnsService(Desk(known.loop, known.state), start.dns_port, find, known.tasks.spawn, orderly_close)
+    desk = Desk(known.loop, known.state, _confinement(known))
+    return DnsService(desk, start.dns_port, find, known.tasks.spawn, orderly_close)
+
+
+def _confinement(known: Known) -> Callable[[int], bool]:
+    """Whether the processes of a cgroup may reach only what the registry names; so it is for one that nobody knows."""
+
+    def confined(cgroup_id: int) -> bool:
+        workload = known.state.workload(known.enrolled.get(cgroup_id, ""))
+        return workload is None or workload.egress_mode is not EgressMode.ALLOW_ANY
+
+    return confined
 
 
 def _splicing(start: channel.Start, loop: AbstractEventLoop, tracker: Tracker) -> Splicing | None:

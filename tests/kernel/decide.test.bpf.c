@@ -13,12 +13,12 @@
 #define OFFSET 14 /* of the question: an Ethernet header is what the kernel insists on */
 
 struct question {
-	__u8 known, incomplete, enrolled, listener, resolver, pad[3];
+	__u8 known, incomplete, enrolled, listener, resolver, confined, outside, pad;
 	struct mesh_addr addr;
 };
 
 struct answer {
-	__u8 verdict, reason, concerned, v4;
+	__u8 verdict, reason, concerned, v4, datagram_verdict, datagram_reason, inside, pad;
 	struct mesh_addr loopback_like; /* of question.addr */
 	__u32 is_loopback;
 };
@@ -39,10 +39,16 @@ int ask(struct __sk_buff *skb)
 	facts.enrolled = question.enrolled;
 	facts.listener = question.listener;
 	facts.resolver = question.resolver;
+	facts.confined = question.confined;
+	facts.outside = question.outside;
 	decision = mesh_decide(&facts);
 	answer.verdict = decision.verdict;
 	answer.reason = decision.reason;
 	answer.concerned = mesh_concerned(&facts);
+	decision = mesh_decide_datagram(&facts);
+	answer.datagram_verdict = decision.verdict;
+	answer.datagram_reason = decision.reason;
+	answer.inside = mesh_is_inside(&question.addr);
 	answer.v4 = mesh_is_v4(&question.addr);
 	mesh_loopback_like(&question.addr, bpf_htons(15001), &to);
 	answer.loopback_like = to.addr;

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import cffi
 import pytest
@@ -24,7 +25,22 @@ BPF = HERE.parent.parent / "bpf"
 ETHERNET = bytes(12) + b"\x08\x00"
 PASS, CAPTURE, REFUSE = range(3)
 MAPPED = bytes(10) + b"\xff\xff"
-Ask = Callable[[bytes, bytes], tuple[tuple[int, int], bool, bool, bytes, bool]]
+
+
+class Answer(NamedTuple):
+    """What the headers say of seven facts and an address."""
+
+    stream: tuple[int, int]
+    """(verdict, reason) of a connect()."""
+    concerned: bool
+    v4: bool
+    datagram: tuple[int, int]
+    inside: bool
+    loopback_like: bytes
+    is_loopback: bool
+
+
+Ask = Callable[[bytes, bytes], Answer]
 
 
 Run = Callable[[str, bytes], tuple[int, bytes]]
@@ -69,18 +85,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def ask(run: Run) -> Ask:
-    """(five facts, address) -> ((verdict, reason), concerned, is v4, loopback of the family, is loopback)."""
+    """(seven facts, address) -> what follows from them."""
 
-    def asked(facts: bytes, addr: bytes) -> tuple[tuple[int, int], bool, bool, bytes, bool]:
-        result, told = run("ask", facts + addr)
+    def asked(facts: bytes, addr: bytes) -> Answer:
+        result, told = run("ask", facts.ljust(8, b"\0") + addr)
         assert result == 0
-        answer = struct.unpack_from("=BBBB16sI", told)
-        return (answer[0], answer[1]), bool(answer[2]), bool(answer[3]), answer[4], bool(answer[5])
+        verdict, reason, concerned, v4, datagram, why, inside, _, like, is_loopback = struct.unpack_from(
+            "=8B16sI", told
+        )
+        return Answer(
+            (verdict, reason), bool(concerned), bool(v4), (datagram, why), bool(inside), like, bool(is_loopback)
+        )
 
     return asked
 
 
-def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool) -> tuple[int, Count]:
+def oracle(
+    known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool, confined: bool, outside: bool
+) -> tuple[int, Count]:
     """What ought to become of a connect()."""
     if not enrolled:
         return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
@@ -88,16 +110,27 @@ def oracle(known: bool, incomplete: bool, enrolled: bool, listener: bool, resolv
         return (CAPTURE, Count.CAPTURED) if listener else (REFUSE, Count.REFUSED_NO_LISTENER)
     if resolver and listener:
         return CAPTURE, Count.DNS_TCP
-    return (REFUSE, Count.REFUSED_INCOMPLETE) if incomplete else (PASS, Count.PASSED_NOT_MESH)
+    if incomplete:
+        return REFUSE, Count.REFUSED_INCOMPLETE
+    return (REFUSE, Count.EGRESS_REFUSED) if confined and outside else (PASS, Count.PASSED_NOT_MESH)
+
+
+def datagram_oracle(known: bool, enrolled: bool, confined: bool, outside: bool) -> tuple[int, int]:
+    """What ought to become of a datagram that is no question for the agent."""
+    if not (enrolled and confined and outside):
+        return PASS, len(Count)
+    return REFUSE, Count.EGRESS_TO_MESH if known else Count.EGRESS_REFUSED
 
 
 @pytest.mark.parametrize(
-    "facts", list(product([False, True], repeat=5)), ids=lambda facts: "".join(map(str, map(int, facts)))
+    "facts", list(product([False, True], repeat=7)), ids=lambda facts: "".join(map(str, map(int, facts)))
 )
-def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool, bool]) -> None:
-    decision, concerned, *_ = ask(bytes(facts) + bytes(3), bytes(16))
-    assert decision == oracle(*facts)
-    if not concerned:
+def test_every_decision(ask: Ask, facts: tuple[bool, ...]) -> None:
+    answer = ask(bytes(facts), bytes(16))
+    known, _, enrolled, _, _, confined, outside = facts
+    assert answer.stream == oracle(*facts)
+    assert answer.datagram == datagram_oracle(known, enrolled, confined, outside)
+    if not answer.concerned:
         assert oracle(*facts[:2], False, *facts[3:]) == oracle(*facts[:2], True, *facts[3:]), (
             "where enrolment is not looked up it must not matter"
         )
@@ -110,13 +143,20 @@ def test_every_decision(ask: Ask, facts: tuple[bool, bool, bool, bool, bool]) ->
 @example(MAPPED + bytes([127, 0, 0, 1]))
 @example(MAPPED + bytes([127, 0, 0, 2]))
 @example(bytes(12) + bytes([127, 0, 0, 1]))
+@example(MAPPED + bytes(4))
+@example(MAPPED + bytes([0, 0, 0, 1]))
+@example(MAPPED + bytes([126, 255, 255, 255]))
+@example(MAPPED + bytes([128, 0, 0, 0]))
+@example(bytes(15) + b"\x02")
 def test_addresses(ask: Ask, packed: bytes) -> None:
     address = ipaddress.IPv6Address(packed)
-    _, _, v4, loopback_like, is_loopback = ask(bytes(8), packed)
+    answer = ask(bytes(8), packed)
     mapped = address.ipv4_mapped
-    assert v4 == (mapped is not None)
-    assert loopback_like == (MAPPED + bytes([127, 0, 0, 1]) if v4 else bytes(15) + b"\x01")
-    assert is_loopback == (str(mapped or address) in ("127.0.0.1", "::1"))
+    plain = mapped or address
+    assert answer.v4 == (mapped is not None)
+    assert answer.loopback_like == (MAPPED + bytes([127, 0, 0, 1]) if answer.v4 else bytes(15) + b"\x01")
+    assert answer.is_loopback == (str(plain) in ("127.0.0.1", "::1"))
+    assert answer.inside == (plain.is_loopback or plain.is_unspecified)
 
 
 def arrival_oracle(mode: int, agent: bool, own: bool, probe: bool, listener: bool) -> tuple[int, Count | None]:

@@ -97,6 +97,15 @@ def peer_authentication(
     return {"apiVersion": API, "kind": "PeerAuthentication", "metadata": metadata, "spec": spec}
 
 
+def egress_policy(name: str, mode: str, *, app: str | None = None, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """Where one app, its whole namespace, or the whole mesh may go."""
+    spec: dict[str, Any] = {"mode": mode}
+    if app is not None:
+        spec["selector"] = {"matchLabels": {"app": app}}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": API, "kind": "EgressPolicy", "metadata": metadata, "spec": spec}
+
+
 def from_principal(account: str, namespace: str = NAMESPACE, **more: list[str]) -> dict[str, Any]:
     """A rule that matches one service account."""
     source = {"principals": [f"mesh.internal/ns/{namespace}/sa/{account}"], **more}

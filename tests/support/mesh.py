@@ -60,6 +60,11 @@ def policy(name: str = "deny", namespace: str = "shop", **spec: Any) -> Object:
     return resource("AuthorizationPolicy", name, spec, namespace)
 
 
+def egress(name: str = "default", mode: str = "REGISTRY_ONLY", namespace: str = "shop", **spec: Any) -> Object:
+    """An EgressPolicy."""
+    return resource("EgressPolicy", name, {"mode": mode, **spec}, namespace)
+
+
 def peer(name: str = "default", mode: str = "STRICT", namespace: str = "shop", **spec: Any) -> Object:
     """A PeerAuthentication."""
     return resource("PeerAuthentication", name, {"mtls": {"mode": mode}, **spec}, namespace)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, AddressFamily, socket
-from typing import Final
+from typing import Final, NamedTuple
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Verdict, decide
@@ -22,19 +22,29 @@ MakeSocket = Callable[[AddressFamily, int], socket]
 """(family, type and flags) -> a socket in the network namespace of who asks."""
 
 
+class Asking(NamedTuple):
+    """Who was asked, and by whom."""
+
+    resolver: SocketAddress
+    cgroup_id: int
+    """The enrolled cgroup of who asks."""
+
+
 @dataclass(slots=True)
 class Desk:
     """One per worker."""
 
     loop: AbstractEventLoop
     state: NodeState
+    confined: Callable[[int], bool]
+    """Whether the processes of an enrolled cgroup may reach only what the registry names; asked at each message."""
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(protocol, outcome) -> messages."""
     pending: int = 0
 
-    def decide(self, message: bytes, protocol: str) -> Verdict:
-        """What becomes of a message."""
-        return decide(self.state, message, udp=protocol == "udp")
+    def decide(self, message: bytes, protocol: str, cgroup_id: int) -> Verdict:
+        """What becomes of a message of that cgroup."""
+        return decide(self.state, message, udp=protocol == "udp", confined=self.confined(cgroup_id))
 
     def count(self, protocol: str, outcome: str) -> None:
         """One message ended so."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from control.wire.address import SocketAddress
-from nodeagent.dns.io.desk import Desk, MakeSocket
+from nodeagent.dns.io.desk import Asking, Desk, MakeSocket
 from nodeagent.dns.io.tcp import Close, DnsStream, Spawn
 from nodeagent.dns.io.udp import DnsListener, bind
 
@@ -16,8 +16,8 @@ SLOTS: Final = 4
 """UDP ports, from the first on (``MESH_DNS_SLOTS``): one for each resolver that a socket may ask."""
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
-Find = Callable[[int, int, int, bool], SocketAddress | None]
-"""(namespace cookie, the asking socket's port, slot, over IPv6) -> the resolver that it meant."""
+Find = Callable[[int, int, int, bool], Asking | None]
+"""(namespace cookie, the asking socket's port, slot, over IPv6) -> the resolver that it meant, and for whom."""
 
 
 class DnsPortError(OSError):
@@ -49,7 +49,7 @@ class DnsService:
     async def _listen(self, cookie: int, make: MakeSocket, address: SocketAddress, slot: int) -> DatagramTransport:
         v6 = address.family == 6
 
-        def whom(port: int) -> SocketAddress | None:
+        def whom(port: int) -> Asking | None:
             return self._find(cookie, port, slot, v6)
 
         try:
@@ -75,8 +75,8 @@ class DnsService:
         for cookie in list(self._open):
             self.close(cookie)
 
-    def take(self, transport: BaseTransport, resolver: SocketAddress, make: MakeSocket) -> None:
+    def take(self, transport: BaseTransport, asking: Asking, make: MakeSocket) -> None:
         """A captured TCP connection to a resolver is ours from now on."""
-        stream = DnsStream(self.desk, resolver, make, self._spawn, self._close_orderly)
+        stream = DnsStream(self.desk, asking, make, self._spawn, self._close_orderly)
         transport.set_protocol(stream)
         stream.connection_made(transport)

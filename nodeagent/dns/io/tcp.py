@@ -10,9 +10,8 @@ from asyncio import Protocol, TimerHandle, Transport, timeout
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import QUERY_SECONDS, Desk, MakeSocket, open_socket
+from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
 from nodeagent.dns.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -86,11 +85,10 @@ class _Upstream(Protocol):
 class DnsStream(Protocol):
     """The client's connection. ``close_orderly`` makes its close an end, where the listener would make it a reset."""
 
-    def __init__(
-        self, desk: Desk, resolver: SocketAddress, make: MakeSocket, spawn: Spawn, close_orderly: Close
-    ) -> None:
+    def __init__(self, desk: Desk, asking: Asking, make: MakeSocket, spawn: Spawn, close_orderly: Close) -> None:
         self._desk = desk
-        self._resolver = resolver
+        self._resolver = asking.resolver
+        self._cgroup_id = asking.cgroup_id
         self._make = make
         self._spawn = spawn
         self._close_orderly = close_orderly
@@ -170,7 +168,7 @@ class DnsStream(Protocol):
             self._client.close()
 
     def _take(self, message: bytes) -> None:
-        verdict = self._desk.decide(message, TCP)
+        verdict = self._desk.decide(message, TCP, self._cgroup_id)
         if isinstance(verdict, Answer):
             self._desk.count(TCP, verdict.outcome)
             if self._client is not None:

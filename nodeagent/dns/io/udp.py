@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import MAX_PENDING, QUERY_SECONDS, Desk, MakeSocket, open_socket
+from nodeagent.dns.io.desk import MAX_PENDING, QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
 from nodeagent.dns.messages import HEADER_BYTES, MAX_MESSAGE_BYTES, failure, identifier
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ RECEIVE_BUFFER: Final = 1024 * 1024
 """Octets of questions that wait in a listener's socket; the kernel drops what comes beyond."""
 _log = logging.getLogger("nodeagent.dns")
 
-Whom = Callable[[int], SocketAddress | None]
-"""The asking socket's port -> the resolver that it meant; None if it was not sent here by the kernel."""
+Whom = Callable[[int], Asking | None]
+"""The asking socket's port -> the resolver that it meant, and for whom; None if it was not sent here by the kernel."""
 
 
 class DnsListener(DatagramProtocol):
@@ -54,11 +54,11 @@ class DnsListener(DatagramProtocol):
         """Who asked has closed its socket meanwhile."""
 
     def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        resolver = self._whom(addr[1])
-        if resolver is None:
+        asking = self._whom(addr[1])
+        if asking is None:
             self._desk.count(UDP, "not-captured")
             return
-        verdict = self._desk.decide(data, UDP)
+        verdict = self._desk.decide(data, UDP, asking.cgroup_id)
         if isinstance(verdict, Answer):
             self._desk.count(UDP, verdict.outcome)
             self.reply(verdict.message, addr)
@@ -68,7 +68,7 @@ class DnsListener(DatagramProtocol):
             self._desk.count(UDP, "overloaded")
             self.reply(failure(data), addr)
         else:
-            _Errand(self._desk, self, data, addr, resolver).start(self._make)
+            _Errand(self._desk, self, data, addr, asking.resolver).start(self._make)
 
     def reply(self, message: bytes, addr: tuple[Any, ...]) -> None:
         """Send to who asked."""

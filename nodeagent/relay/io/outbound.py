@@ -92,7 +92,7 @@ class Outbound:
         self._enrolled = enrolled
         self._pool = Pool(services.tasks, services.certificates, services.budget, services.buffers)
         self._baggage: dict[str, tuple[Workload, dict[str, str]]] = {}
-        self.resolver: Callable[[BaseTransport, SocketAddress, Namespace | None], None] | None = None
+        self.resolver: Callable[[BaseTransport, CapturedFlow, Namespace | None], None] | None = None
         """Takes over connections to resolvers (TCP port 53) that are not services of the mesh; the network namespace
         is the client's."""
 
@@ -118,7 +118,7 @@ class Outbound:
         asked_for, leg.cgroup = captured.destination, captured.cgroup_id
         if self.resolver is not None and self._is_question(asked_for):
             leg.transport = None  # it is not a flow: whoever answers for names has it from now on
-            self.resolver(transport, asked_for, leg.home)
+            self.resolver(transport, captured, leg.home)
             return
         if services.tracker.full or services.drains:
             reason = Reason.AGENT_SHUTDOWN if services.drains else Reason.OVERLOADED

@@ -22,7 +22,7 @@ from control.wire.discovery import (
     TrustBundle,
     Workload,
 )
-from tests.support.mesh import Object, make_registry, mesh_config, node, peer, policy, service, workload
+from tests.support.mesh import Object, egress, make_registry, mesh_config, node, peer, policy, service, workload
 
 MESH = Mesh(trust_domain="mesh.internal", cluster="lab", roots=("PEM",))
 ROOT = "nodemesh-system"
@@ -199,6 +199,27 @@ def test_the_narrowest_peer_authentication_wins_then_the_oldest(peers: list[Obje
 )
 def test_modes_of_single_ports(peers: list[Object], modes: dict[str, str]) -> None:
     assert told_workload(workload(), *peers).port_mtls_modes == modes
+
+
+@pytest.mark.parametrize(
+    ("policies", "wanted"),
+    [
+        ([], ("ALLOW_ANY", "")),
+        ([egress("all", "REGISTRY_ONLY", namespace=ROOT)], ("REGISTRY_ONLY", "nodemesh-system/all")),
+        (
+            [egress("all", "REGISTRY_ONLY", namespace=ROOT), egress("ns", "ALLOW_ANY")],
+            ("ALLOW_ANY", "shop/ns"),
+        ),
+        ([egress("ns", "ALLOW_ANY"), egress("own", "REGISTRY_ONLY", **WEB)], ("REGISTRY_ONLY", "shop/own")),
+        ([egress("b-first", "REGISTRY_ONLY"), egress("a-second", "ALLOW_ANY")], ("REGISTRY_ONLY", "shop/b-first")),
+        ([egress("else", "REGISTRY_ONLY", namespace="bank")], ("ALLOW_ANY", "")),
+        ([egress("else", "REGISTRY_ONLY", selector={"matchLabels": {"app": "db"}})], ("ALLOW_ANY", "")),
+        ([egress("root", "REGISTRY_ONLY", namespace=ROOT, **WEB)], ("ALLOW_ANY", "")),
+    ],
+)
+def test_the_narrowest_egress_policy_wins_then_the_oldest(policies: list[Object], wanted: tuple[str, str]) -> None:
+    made = told_workload(workload(), *policies)
+    assert (made.egress_mode.value, made.egress_policy.partition("@")[0]) == wanted
 
 
 def test_ports_for_probes_are_told() -> None:

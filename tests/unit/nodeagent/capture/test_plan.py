@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from control.wire.address import SocketAddress
 from control.wire.discovery import Service, ServicePort
 from nodeagent.capture.plan import Entry, destinations_of, difference, enrol, tag
-from nodeagent.loader.abi import DestinationFlag
+from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 from tests.support.objects import workload
 
 
@@ -56,6 +56,13 @@ def test_each_cgroup_is_of_its_workload() -> None:
     assert enrolment.cgroups == {1: "shop/a", 2: "shop/a", 3: "shop/b"}
     assert enrolment.problems == ("before",)
     assert enrolment.entries() == {1: Entry(tag("shop/a"), 0), 2: Entry(tag("shop/a"), 0), 3: Entry(tag("shop/b"), 0)}
+
+
+def test_confined_workloads_are_marked_and_so_is_what_one_of_them_claims() -> None:
+    made = enrol([("a", [1, 2]), ("b", [2, 3]), ("c", [4])], unasked=["c"], confined={"a", "c"})
+    flags = {cgroup: entry.flags for cgroup, entry in made.entries().items()}
+    only = CgroupFlag.REGISTRY_ONLY
+    assert flags == {1: only, 2: only, 3: 0, 4: only | CgroupFlag.NO_DNS}
 
 
 def test_a_cgroup_of_two_workloads_is_captured_but_nobodys() -> None:

@@ -138,6 +138,41 @@ def test_edns_is_answered_with_edns(state: NodeState) -> None:
     assert ask(state, "web.shop.mesh.internal").edns == -1
 
 
+@pytest.mark.parametrize("name", ["www.example.com", "8.8.8.8.in-addr.arpa", "com", "secret.exfil.example.net"])
+@pytest.mark.parametrize("options", [{}, {"use_edns": 0}])
+def test_a_confined_workload_asks_nobody_about_names_that_are_not_registered(
+    state: NodeState, name: str, options: dict[str, Any]
+) -> None:
+    query = dns.message.make_query(name, "TXT", **options)
+    verdict = decide(state, query.to_wire(), udp=True, confined=True)
+    assert isinstance(verdict, Answer) and verdict.outcome == "egress-refused"
+    answer = dns.message.from_wire(verdict.message)
+    assert answer.rcode() == dns.rcode.NXDOMAIN and query.is_response(answer)
+    assert not answer.authority, "nobody is to remember it"
+    told = [option.to_text() for option in answer.options]
+    assert bool(told) == bool(options) and all("18" in text and "REGISTRY_ONLY" in text for text in told)
+
+
+@pytest.mark.parametrize("name", ["web.shop.mesh.internal", "api.example.com"])
+def test_a_confined_workload_finds_what_is_registered(state: NodeState, name: str) -> None:
+    for kind in ("A", "AAAA"):
+        query = dns.message.make_query(name, kind).to_wire()
+        assert decide(state, query, udp=True, confined=True) == decide(state, query, udp=True)
+    other = decide(state, dns.message.make_query("api.example.com", "MX").to_wire(), udp=True, confined=True)
+    assert isinstance(other, Answer) and dns.message.from_wire(other.message).rcode() == dns.rcode.NOERROR
+
+
+def test_nothing_of_a_confined_workload_is_forwarded(state: NodeState) -> None:
+    """Whatever it sends to port 53, of which the resolver may be anybody."""
+    update = dns.update.UpdateMessage("example.com")
+    update.add("x", 300, "A", "192.0.2.1")
+    chaos = dns.message.make_query("version.bind", "TXT", "CH")
+    head = bytes.fromhex("abcd01000001000000000000")
+    for message in (update.to_wire(), chaos.to_wire(), head + b"\xff" * 40, head):
+        verdict = decide(state, message, udp=False, confined=True)
+        assert isinstance(verdict, Answer) and verdict.message[:2] == message[:2] and verdict.message[3] & 15 in (3, 5)
+
+
 def test_without_settings_nothing_is_taken_for_the_meshs(state: NodeState) -> None:
     assert decide(NodeState(), dns.message.make_query("web.shop.mesh.internal", "A").to_wire(), udp=True) == Forward()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from control.wire.discovery import Action, MeshSettings, MtlsMode, SourceMatch
+from control.wire.discovery import Action, EgressMode, MeshSettings, MtlsMode, SourceMatch
 from nodeagent.doctor.command import state_of
 from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
 from nodeagent.manager.facts import state_document
@@ -55,6 +55,29 @@ def test_a_policy_that_did_not_arrive_refuses() -> None:
 def test_what_is_not_in_the_mesh_bypasses_it(state: NodeState) -> None:
     for destination in ("192.0.2.1:80", "10.0.0.1:9999", "[2001:db8::1]:443"):
         assert explain(state, "shop/client", destination).verdict == "bypasses the mesh"
+
+
+CONFINED = replace(CLIENT, egress_mode=EgressMode.REGISTRY_ONLY, egress_policy="shop/no-way@7")
+
+
+@pytest.mark.parametrize(
+    ("destination", "verdict"),
+    [
+        ("192.0.2.1:443", "refused"),
+        ("[2001:db8::1]:443", "refused"),
+        ("[::ffff:192.0.2.1]:443", "refused"),
+        ("10.0.0.1:9999", "refused"),
+        ("127.0.0.1:9999", "bypasses the mesh"),
+        ("[::1]:9999", "bypasses the mesh"),
+        ("web", "allowed"),
+    ],
+)
+def test_the_egress_policy_decides_about_what_is_not_in_the_mesh(destination: str, verdict: str) -> None:
+    state = NodeState()
+    state.apply(snapshot(replace(WEB, policies=()), CONFINED, service()))
+    told = explain(state, "shop/client", destination)
+    assert told.verdict == verdict
+    assert ("shop/no-way@7" in whys(told) and "EPERM" in whys(told)) == (verdict == "refused")
 
 
 def test_a_source_that_is_not_captured_is_told(state: NodeState) -> None:

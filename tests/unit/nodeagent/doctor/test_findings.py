@@ -14,6 +14,7 @@ from nodeagent.doctor.finding import Finding, Level, as_text, documents
 
 WORKLOAD: dict[str, Any] = {
     "namespace": "shop", "name": "web", "uid": "shop/web@1", "selector": "/shop/web", "cgroups": [7],
+    "egress": "ALLOW_ANY",
 }  # fmt: skip
 CAPTURE: dict[str, Any] = {"enabled": True, "problems": [], "listeners": {1: 15001}}
 
@@ -22,6 +23,7 @@ CAPTURE: dict[str, Any] = {"enabled": True, "problems": [], "listeners": {1: 150
     ("workload", "capture", "processes", "level", "says"),
     [
         ({}, {}, 3, Level.GOOD, "3 processes"),
+        ({"egress": "REGISTRY_ONLY"}, {}, 3, Level.GOOD, "egress REGISTRY_ONLY"),
         ({}, {}, 0, Level.ODD, "no process"),
         ({}, {}, None, Level.ODD, "no process"),
         ({"cgroups": []}, {}, 3, Level.BAD, "no cgroup"),
@@ -36,6 +38,17 @@ def test_whether_a_workload_is_captured_and_why_not(
     found = workloads.one({**WORKLOAD, **workload}, {**CAPTURE, **capture}, lambda _: processes)
     assert found.level is level and says in found.text
     assert (found.remedy == "") == (level is Level.GOOD)
+
+
+def test_who_is_kept_from_leaving_is_told_by_workload() -> None:
+    refused = [
+        {"workload": uid, "protocol": "tcp", "destination": f"192.0.2.{n}:443", "count": 3, "pid": 7, "seconds": 2.0}
+        for n, uid in enumerate(("shop/web@1", "shop/web@1", ""))
+    ]
+    web, nobody = workloads.egress({"confined": [], "refused": refused})
+    assert web.level is Level.ODD and "2 destinations" in web.text and "192.0.2.0:443" in web.text and web.remedy
+    assert "nobody" in nobody.area
+    assert not workloads.egress({"confined": ["shop/web@1"], "refused": []})
 
 
 def test_no_agent_is_bad_and_no_workload_is_odd() -> None:
