@@ -16,6 +16,7 @@ import yaml
 
 from control.wire.address import MAX_PORT, AddressError, canonical_ip
 from control.wire.ids import is_dns_label
+from nodeagent.containers.node import Places
 
 DEFAULT_FILE = Path("/etc/nodemesh/nodeagent.yaml")
 PREFIX = "NODEMESH_"
@@ -74,6 +75,8 @@ class Config:
     workers: int = 0
     """Worker processes; 0: one a processor."""
     ports: Ports = field(default_factory=Ports)
+    containers: Places = field(default_factory=Places)
+    """Where container runtimes keep their state: ``containers.oci`` (a list), ``.docker``, ``.podman``."""
     access_log: str = "stdout"
     """``stdout``, ``off`` or an absolute path."""
     log_level: str = "info"
@@ -94,6 +97,11 @@ class Config:
     def dns_port(self) -> int:
         """The first of the ports for DNS questions; 0 where they are left alone."""
         return self.ports.dns if self.dns else 0
+
+    @property
+    def container_records(self) -> Path:
+        """The directory in which ``nodeagent oci-hook`` tells the agent of containers."""
+        return self.run_dir / f"{self.instance}.containers"
 
     @property
     def kill_switch(self) -> Path:
@@ -142,6 +150,13 @@ def _path(value: Any) -> Path:
     if not path.is_absolute():
         raise _BadValueError(f"{str(path)!r} is not an absolute path")
     return path
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise _BadValueError("expected a list of directories")
+    return tuple(str(_path(item)) for item in items if item)
 
 
 def _number(low: float, high: float, kind: type[int] | type[float]) -> Callable[[Any], Any]:
@@ -215,7 +230,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "splice": _switch,
     "dns": _switch,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
+    "containers.oci": _patterns,
+    "containers.docker": _path,
+    "containers.podman": _path,
 }
+_SECTIONS: dict[str, type[Ports] | type[Places]] = {"ports": Ports, "containers": Places}
 
 
 def load(strings: Mapping[str, str], file: Path | None = None, *, hostname: str = "") -> Config:
@@ -241,8 +260,12 @@ def load(strings: Mapping[str, str], file: Path | None = None, *, hostname: str 
     _check_ports(values, problems)
     if problems:
         raise ConfigError(problems)
-    ports = Ports(**{key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("ports.")})
-    return Config(ports=ports, notes=tuple(notes), **values)
+    for section, kind in _SECTIONS.items():
+        prefix = f"{section}."
+        values[section] = kind(
+            **{key[len(prefix) :]: values.pop(key) for key in list(values) if key.startswith(prefix)}
+        )
+    return Config(notes=tuple(notes), **values)
 
 
 def _check_ports(values: Mapping[str, Any], problems: list[str]) -> None:
@@ -281,12 +304,14 @@ def _from_file(file: Path | None, problems: list[str]) -> dict[str, tuple[str, A
 
 
 def _flatten(document: Mapping[Any, Any], where: str, problems: list[str]) -> dict[str, tuple[str, Any]]:
-    ports = document.get("ports", {})
-    flat = {str(key): value for key, value in document.items() if key != "ports"}
-    if isinstance(ports, dict):
-        flat |= {f"ports.{key}": value for key, value in ports.items()}
-    else:
-        problems.append(f"ports ({where}): expected {', '.join(item.name for item in fields(Ports))}, found {ports!r}")
+    flat = {str(key): value for key, value in document.items() if key not in _SECTIONS}
+    for name, kind in _SECTIONS.items():
+        section = document.get(name, {})
+        if isinstance(section, dict):
+            flat |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            known = ", ".join(item.name for item in fields(kind))
+            problems.append(f"{name} ({where}): expected {known}, found {section!r}")
     for key in [key for key in flat if key not in _READERS]:
         problems.append(f"{key} ({where}): no such setting{_closest(key)}")
         del flat[key]

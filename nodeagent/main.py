@@ -60,7 +60,10 @@ logger = logging.getLogger(__name__)
 
 def capture_settings(config: Config) -> CaptureSettings:
     """What the capture room needs of the configuration."""
-    return CaptureSettings(bpffs=config.bpffs, instance=config.instance, cgroup_root=config.cgroup_root)
+    return CaptureSettings(
+        bpffs=config.bpffs, instance=config.instance, cgroup_root=config.cgroup_root,
+        containers=config.containers, container_records=config.container_records,
+    )  # fmt: skip
 
 
 class Agent:

@@ -54,15 +54,16 @@ def workloads_text(document: Any) -> str:
     absent = [
         f"{w['namespace']}/{w['name']}: no cgroup {_cell(w['selector'])}; is it running, and the selector right?"
         for w in document
-        if not w["cgroups"]
+        if not w["cgroups"] and not w["problems"]
     ]
+    refused = [f"{w['namespace']}/{w['name']}: {_cell(text)}" for w in document for text in w["problems"]]
     unserved = [
         f"{w['namespace']}/{w['name']}: network namespace {n['inode']}: {_cell(n['problem'] or 'nobody listens yet')}"
         for w in document
         for n in w["network_namespaces"]
         if n["problem"] or not n["served"]
     ]
-    return "\n\n".join([table(headings, rows), *("\n".join(lines) for lines in (absent, unserved) if lines)])
+    return "\n\n".join([table(headings, rows), *("\n".join(lines) for lines in (absent, refused, unserved) if lines)])
 
 
 def _netns(workload: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,11 @@ RESERVED_NODE_NAMES = ("status",)
 """``/v1/nodes/status`` is taken."""
 MAX_ADDRESSES = 16
 MAX_PATH_CHARACTERS = 1024
+MAX_LABELS = 16
+MAX_LABEL_CHARACTERS = 512
 
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}\Z")
+_POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z|[0-9a-f]{32}\Z")
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.(service|scope|slice)\Z")
 
 
@@ -83,10 +87,34 @@ def check_service_account(text: str) -> str:
     return text
 
 
+def check_container_id(text: str) -> str:
+    """As runtimes allow it: docker's and podman's are 64 hexadecimal digits, of which 12 are enough."""
+    if not _CONTAINER_ID.match(text):
+        raise ValueError(f"{text[:80]!r} is not a container's id: letters, digits, '_', '.', '+' and '-' only")
+    return text
+
+
+def check_container_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Labels of containers are free text, within bounds."""
+    for key, value in labels.items():
+        if not key or len(key) > MAX_LABEL_CHARACTERS or len(value) > MAX_LABEL_CHARACTERS:
+            raise ValueError(f"{key[:80]!r}: labels have a name, and at most {MAX_LABEL_CHARACTERS} characters")
+    return labels
+
+
+def check_pod_uid(text: str) -> str:
+    """As in metadata.uid of the pod; of a static pod, what its annotation kubernetes.io/config.hash says."""
+    if not _POD_UID.match(text):
+        raise ValueError(f"{text[:80]!r} is not a pod's UID, such as 0ba7f3c2-6a1e-4d1c-9f8e-2c1f3a4b5d6e")
+    return text
+
+
 MeshAddress = Annotated[IpAddress, AfterValidator(check_mesh_address)]
 TargetPort = Annotated[Port, AfterValidator(check_target_port)]
 Unit = Annotated[str, AfterValidator(check_unit)]
 CgroupPath = Annotated[str, AfterValidator(check_cgroup_path)]
+ContainerId = Annotated[str, AfterValidator(check_container_id)]
+PodUid = Annotated[str, AfterValidator(check_pod_uid)]
 ServiceAccount = Annotated[str, Field(max_length=253), AfterValidator(check_service_account)]
 
 
@@ -110,21 +138,36 @@ class Node(Resource):
 
 
 class SelectorsSpec(Model):
-    """How the kernel's facts name the processes: exactly one of them."""
+    """How facts of the node name the processes: exactly one of them."""
 
     systemd_unit: Unit | None = None
     cgroup_path: CgroupPath | None = None
+    container_id: ContainerId | None = None
+    container_labels: Annotated[
+        dict[str, str], Field(max_length=MAX_LABELS), AfterValidator(check_container_labels)
+    ] = Field(default_factory=dict)
+    pod_uid: PodUid | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SelectorsSpec:
-        if (self.systemd_unit is None) == (self.cgroup_path is None):
-            raise ValueError("exactly one of systemdUnit and cgroupPath must be given")
+        if len(self._given) != 1:
+            names = "systemdUnit, cgroupPath, containerId, containerLabels and podUid"
+            raise ValueError(f"exactly one of {names} must be given")
         return self
+
+    @property
+    def _given(self) -> dict[str, str]:
+        labels = ",".join(f"{key}={value}" for key, value in sorted(self.container_labels.items()))
+        found = {
+            "systemdUnit": self.systemd_unit, "cgroupPath": self.cgroup_path, "containerId": self.container_id,
+            "containerLabels": labels or None, "podUid": self.pod_uid,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def text(self) -> str:
         """For messages and comparison."""
-        return f"systemdUnit {self.systemd_unit}" if self.systemd_unit is not None else f"cgroupPath {self.cgroup_path}"
+        return " ".join(f"{name} {value}" for name, value in self._given.items())
 
 
 class WorkloadSpec(Model):

@@ -210,7 +210,10 @@ def _workload(
 
 def _selectors(workload: WorkloadResource) -> wire.Selectors:
     said = workload.spec.selectors
-    return wire.Selectors(systemd_unit=said.systemd_unit, cgroup_path=said.cgroup_path)
+    return wire.Selectors(
+        systemd_unit=said.systemd_unit, cgroup_path=said.cgroup_path, container_id=said.container_id,
+        container_labels=said.container_labels, pod_uid=said.pod_uid,
+    )  # fmt: skip
 
 
 def _first(labels: Mapping[str, str], names: Iterable[str]) -> str:

@@ -64,6 +64,21 @@ class Selectors:
     """A unit name, such as ``nginx.service``: the cgroup of that name anywhere below the agent's root."""
     cgroup_path: str | None = None
     """A path below the agent's cgroup root, such as ``/shop/web``; cgroups nested in it belong to it."""
+    container_id: str | None = None
+    """What a container runtime of the node calls it; of ids in hexadecimal the first 12 digits are enough."""
+    container_labels: dict[str, str] = field(default_factory=dict)
+    """Every container of the node that has all of these labels or annotations."""
+    pod_uid: str | None = None
+    """The UID of a Kubernetes pod: its cgroup, with all of its containers."""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.container_id is not None:
+            return f"container {self.container_id}"
+        if self.container_labels:
+            return f"containers {','.join(f'{key}={value}' for key, value in sorted(self.container_labels.items()))}"
+        return f"pod {self.pod_uid}" if self.pod_uid is not None else self.systemd_unit or self.cgroup_path or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

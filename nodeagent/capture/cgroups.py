@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 from control.wire.discovery import Selectors
+from nodeagent.capture.pods import pod_cgroups
+from nodeagent.containers.facts import Container, StateError
+from nodeagent.containers.node import Containers
 from nodeagent.loader.abi import MAX_DEPTH
 
 MAX_SLICES = 4096
@@ -46,7 +49,10 @@ def own_cgroup_ids() -> frozenset[int]:
 class CgroupTree:
     """The part of the cgroup tree that an agent looks after: everything below ``root``."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, containers: Containers | None = None) -> None:
+        """``containers`` None: selectors of containers find nothing."""
+        self._containers = containers
+        self._looked = False
         self._mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
         self.root = (root or self._mount).resolve()
         if not (self.root / "cgroup.procs").exists():
@@ -60,9 +66,46 @@ class CgroupTree:
             found = [self.root / _relative(selectors.cgroup_path)]
         elif selectors.systemd_unit is not None:
             found = self._units(selectors.systemd_unit)
+        elif selectors.pod_uid is not None:
+            found = pod_cgroups(self.root, selectors.pod_uid)
+        elif selectors.container_id is not None or selectors.container_labels:
+            found = self._of_containers(selectors)
         else:
-            raise CgroupError("no selector is set; name a systemdUnit or a cgroupPath")
+            raise CgroupError("no selector is set that this agent knows; name a systemdUnit or a cgroupPath")
         return [self._usable(path) for path in found if path.is_dir()]
+
+    def look_again(self) -> None:
+        """What ``resolve`` says of containers is of one look until then."""
+        self._looked = False
+
+    @property
+    def container_problems(self) -> tuple[str, ...]:
+        """What of the state of container runtimes could not be read at the last look, if there was one."""
+        return self._containers.problems if self._containers is not None and self._looked else ()
+
+    def _of_containers(self, selectors: Selectors) -> list[Path]:
+        if self._containers is None:
+            return []
+        if not self._looked:
+            self._containers.look()
+            self._looked = True
+        try:
+            if selectors.container_id is not None:
+                found = self._containers.by_id(selectors.container_id)
+            else:
+                found = self._containers.by_labels(selectors.container_labels)
+        except StateError as error:
+            raise CgroupError(str(error)) from error
+        return [path for container in found for path in self._cgroups_of(container)]
+
+    def _cgroups_of(self, container: Container) -> list[Path]:
+        paths = [self._mount / cgroup.lstrip("/") for cgroup in container.cgroups if cgroup != "/"]
+        for path in paths:
+            if path != path.resolve() or not path.is_relative_to(self.root):
+                raise CgroupError(
+                    f"container {container.id} is in {path}, not below the agent's cgroup root {self.root}"
+                )
+        return paths
 
     def _units(self, unit: str) -> list[Path]:
         """Directories of that name whose ancestors are slices: where systemd puts units.

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from control.wire.discovery import EgressMode, Workload
 from control.wire.governed import DNS_LABEL
 from nodeagent.capture.apply import MapWriter
-from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup_id, own_cgroup_ids
+from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
 from nodeagent.capture.plan import Destinations, Enrolment, enrol
+from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants
@@ -37,6 +38,10 @@ class CaptureSettings:
     be kept from the capture port or from adopting a stale record: narrow it only where nobody else shares the network
     namespace.
     """
+    containers: Places = field(default_factory=Places)
+    """Where container runtimes keep their state."""
+    container_records: Path = Path("/run/nodemesh/default.containers")
+    """What runtimes told ``nodeagent oci-hook``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +93,8 @@ class Capture:
         """Probe the kernel, load, pin, attach; or take over what an earlier run left. LoaderError or CgroupError say
         why not.
         """
-        tree = CgroupTree(settings.cgroup_root)
+        mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
+        tree = CgroupTree(settings.cgroup_root, Containers(settings.containers, settings.container_records, mount))
         supported = features.probe(tree.root)
         supported.require()
         directory = PinDirectory(settings.bpffs, settings.instance)
@@ -170,6 +176,7 @@ class Capture:
         unasked: list[str] = []
         confined: set[str] = set()
         self._paths = []
+        self._tree.look_again()
         directories: dict[int, Path] = {}
         for workload in local:
             if workload.labels.get(DNS_LABEL) == "off":
@@ -190,7 +197,7 @@ class Capture:
             found.append((workload.uid, list(numbers)))
         self._resolved = dict(found)
         self._former, self._directories = self._directories, directories
-        return enrol(found, problems, unasked, confined)
+        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""

@@ -76,6 +76,7 @@ class Documents:
         return facts.workloads_document(
             parts.discovery.state, parts.config.node, cgroups,
             (lambda uid: found.of_workload(uid, cgroups)) if found is not None else lambda _: [],
+            parts.enroller.problems if parts.enroller is not None else (),
         )  # fmt: skip
 
     def _capture(self) -> dict[str, Any]:

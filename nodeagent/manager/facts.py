@@ -4,6 +4,7 @@ keys in either."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,7 @@ from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 
 SECRET_SETTINGS = ("token",)
+_WORD_ENDS = re.compile(r"[ ,;]|: ?")
 
 
 def svid_samples(keeper: SvidKeeper) -> list[Sample]:
@@ -81,7 +83,7 @@ def config_document(config: Config) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return list(value)
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
@@ -153,11 +155,13 @@ def workloads_document(
     node: str,
     cgroups: Mapping[int, str],
     namespaces: Callable[[str], list[dict[str, Any]]] = lambda _: [],
+    problems: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """The workloads placed on this node, the cgroups that were found for each, and the network namespaces that its
     processes are in.
     """
     by_uid: dict[str, list[int]] = {}
+    told = list(problems)
     for cgroup, uid in cgroups.items():
         by_uid.setdefault(uid, []).append(cgroup)
     return [
@@ -168,9 +172,10 @@ def workloads_document(
             "identity": workload.identity,
             "addresses": list(workload.addresses),
             "ports": list(workload.ports),
-            "selector": workload.selectors.systemd_unit or workload.selectors.cgroup_path or "",
+            "selector": workload.selectors.text,
             "cgroups": sorted(by_uid.get(workload.uid, [])),
             "network_namespaces": namespaces(workload.uid),
+            "problems": [text for text in told if workload.uid in _WORD_ENDS.split(text)],
             "policies": list(workload.policies),
             "egress": workload.egress_mode.value,
             "egress_policy": workload.egress_policy,

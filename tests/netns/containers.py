@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from tests.netns.lab import eventually
+from tests.netns.lab import Mesh, Node, eventually
 from tests.netns.place import cgroup2_mount
 from tests.netns.pods import Pod, run
 from tests.netns.shop import TARGET_PORT
@@ -42,8 +44,9 @@ class Container:
 
     SERVER = ("httpd", "-f", "-p", str(TARGET_PORT), "-h", "/www")
 
-    def __init__(self, pod: Pod) -> None:
+    def __init__(self, pod: Pod, **labels: str) -> None:
         self.pod = pod
+        self.labels = labels
         self.id = pod.site.netns
         self.directory = pod.mesh.place.directory / f"container-{pod.site.netns}"
         self.directory.mkdir()
@@ -107,6 +110,7 @@ class Runc(Container):
         spec = json.loads(path.read_text())
         spec["process"] |= {"terminal": False, "args": list(self.SERVER)}
         spec["hostname"] = self.pod.name
+        spec["annotations"] = self.labels
         linux = spec["linux"]
         linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] not in ("network", "cgroup")]
         linux["namespaces"].append({"type": "network", "path": self.pod.site.netns_path})
@@ -130,7 +134,7 @@ class Podman(Container):
 
     @property
     def _podman(self) -> list[str]:
-        place = self.directory
+        place = self.pod.mesh.place.directory / "podman"
         return [
             "podman", "--root", str(place / "store"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp"),
             "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "runc",
@@ -139,6 +143,7 @@ class Podman(Container):
     def command(self) -> list[str]:
         limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
         where = ["--network", f"ns:{self.pod.site.netns_path}", "--cgroup-parent", self.parent, "--no-hosts"]
+        limits += [part for key, value in self.labels.items() for part in ("--label", f"{key}={value}")]
         what = ["--rootfs", str(self.directory / "rootfs"), *self.SERVER]
         return [*self._podman, "run", "--rm", "--name", self.id, *limits, *where, *what]
 
@@ -147,3 +152,66 @@ class Podman(Container):
 
     def remove(self) -> None:
         subprocess.run([*self._podman, "rm", "--force", "--time", "0", self.id], check=False, capture_output=True)
+
+
+class Docker(Container):
+    """Of an engine of docker's own, in a network namespace that docker makes: nothing but loopback is in it."""
+
+    @property
+    def _docker(self) -> list[str]:
+        return ["docker", "-H", f"unix://{self.pod.mesh.place.directory}/docker/socket"]
+
+    def command(self) -> list[str]:
+        archive = subprocess.run(["tar", "-C", self.directory / "rootfs", "-c", "."], check=True, capture_output=True)
+        subprocess.run([*self._docker, "import", "-", self.id], input=archive.stdout, check=True, capture_output=True)
+        labels = [part for key, value in self.labels.items() for part in ("--label", f"{key}={value}")]
+        where = ["--network", "none", "--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--cgroup-parent", self.parent]
+        return [*self._docker, "run", "--name", self.id, *labels, *where, self.id, *self.SERVER]
+
+    @property
+    def engine_id(self) -> str:
+        """Of 64 digits."""
+        return run(*self._docker, "inspect", "--format", "{{.Id}}", self.id).strip()
+
+    @property
+    def inode(self) -> int:
+        """Of its network namespace."""
+        pid = run(*self._docker, "inspect", "--format", "{{.State.Pid}}", self.id).strip()
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+    def execute(self, *argv: str) -> list[str]:
+        return [*self._docker, "exec", self.id, *argv]
+
+    def remove(self) -> None:
+        for what in (["rm", "--force", self.id], ["rmi", self.id]):
+            subprocess.run([*self._docker, *what], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def docker_engine(mesh: Mesh, node: Node) -> Iterator[None]:
+    """dockerd with everything of its own, for the time of a block."""
+    place = mesh.place.directory / "docker"
+    place.mkdir()
+    log = mesh.place.logs / "dockerd.log"
+    where = ["--data-root", place / "data", "--exec-root", place / "exec", "--pidfile", place / "pid"]
+    network = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+    engine = node.outside.spawn(
+        "dockerd", *where, "-H", f"unix://{place}/socket", *network, "--storage-driver", "vfs", log=log
+    )
+    try:
+
+        def answers() -> bool:
+            assert engine.poll() is None, log.read_text()[-1000:]
+            asked = subprocess.run(["docker", "-H", f"unix://{place}/socket", "ps"], check=False, capture_output=True)
+            return asked.returncode == 0
+
+        eventually(answers, within=40, what="dockerd answers")
+        yield
+    finally:
+        engine.terminate()
+        engine.wait(STOP_SECONDS)
+        for mount in ("data", "exec"):
+            for line in Path("/proc/self/mounts").read_text().splitlines():
+                if line.split()[1].startswith(f"{place}/{mount}"):
+                    subprocess.run(["umount", "--lazy", line.split()[1]], check=False, capture_output=True)
+        shutil.rmtree(place, ignore_errors=True)

@@ -37,6 +37,8 @@ START_SECONDS = 40.0
 STOP_SECONDS = 20.0
 NAMESPACE = "shop"
 TRUST_DOMAIN = "mesh.internal"
+RUNTIMES = ("{place}/runc", "/run/runc", "{place}/docker/exec/runtime-*/*")
+"""Where the runtimes of stories keep the state of their containers."""
 
 
 class LabError(Exception):
@@ -95,6 +97,9 @@ class Node:
             "NODEMESH_CGROUP_ROOT": str(self.site.cgroup),
             "NODEMESH_BPFFS": str(self.mesh.place.bpffs),
             "NODEMESH_INSTANCE": self.name,
+            "NODEMESH_CONTAINERS_OCI": ",".join(RUNTIMES).format(place=self.mesh.place.directory),
+            "NODEMESH_CONTAINERS_DOCKER": str(self.mesh.place.directory / "docker/data"),
+            "NODEMESH_CONTAINERS_PODMAN": str(self.mesh.place.directory / "podman/store"),
             "NODEMESH_ACCESS_LOG": str(self.access_log),
             "NODEMESH_LOG_LEVEL": "info",
             **self.mesh.agent_settings,

@@ -21,6 +21,7 @@ WORKLOADS = [
         "name": "web-0", "namespace": "shop", "uid": "u", "identity": "spiffe://mesh.internal/ns/shop/sa/web",
         "addresses": [], "ports": [8080], "selector": "/shop/web", "cgroups": [7], "policies": [],
         "network_namespaces": [HERE],
+        "problems": [],
     }
 ]  # fmt: skip
 

@@ -127,11 +127,13 @@ def test_errors_come_with_a_count_and_a_hint() -> None:
 def test_a_workload_that_does_not_run_says_what_was_looked_for() -> None:
     web = {
         "name": "web", "namespace": "shop", "identity": "i", "ports": [8080], "selector": "web.service", "cgroups": [],
-        "policies": ["shop/deny@3"], "network_namespaces": [],
+        "policies": ["shop/deny@3"], "network_namespaces": [], "problems": [],
     }  # fmt: skip
     text = workloads_text([web, {**web, "name": "up", "cgroups": [7]}])
     assert "shop/web: no cgroup web.service" in text
     assert "shop/up:" not in text
+    assert "shop/web: why" in workloads_text([{**web, "problems": ["why"]}])
+    assert "no cgroup" not in workloads_text([{**web, "problems": ["why"]}])
     assert "shop/deny\n" in text
 
 
@@ -139,7 +141,7 @@ def test_a_workload_in_a_namespace_that_is_not_served_says_why() -> None:
     place = {"inode": 4026532500, "own": False, "served": True, "problem": ""}
     web = {
         "name": "web", "namespace": "shop", "identity": "i", "ports": [8080], "selector": "web.service", "cgroups": [7],
-        "policies": [], "network_namespaces": [place, {**place, "inode": 1, "own": True}],
+        "policies": [], "problems": [], "network_namespaces": [place, {**place, "inode": 1, "own": True}],
     }  # fmt: skip
     assert "4026532500,node" in workloads_text([web])
     assert "shop/web: network namespace" not in workloads_text([web])

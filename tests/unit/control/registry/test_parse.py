@@ -13,6 +13,8 @@ from control.registry.services import Service
 from control.registry.workloads import Workload
 from tests.support.mesh import Object, mesh_config, node, peer, policy, resource, service, workload
 
+POD = "0ba7f3c2-6a1e-4d1c-9f8e-2c1f3a4b5d6e"
+
 
 def faults(value: Any) -> list[tuple[str, str]]:
     found = parse(value)
@@ -97,6 +99,12 @@ OPERATION = "spec.rules[0].to[0].operation"
         (workload(selectors={"cgroupPath": "/"}), "spec.selectors.cgroupPath", "below the root"),
         (workload(selectors={"cgroupPath": "/a/../b"}), "spec.selectors.cgroupPath", "'..'"),
         (workload(selectors={"cgroupPath": "/a/"}), "spec.selectors.cgroupPath", "trailing"),
+        (workload(selectors={"podUid": POD, "containerId": "a1"}), "spec.selectors", "exactly one"),
+        (workload(selectors={"containerLabels": {}}), "spec.selectors", "exactly one"),
+        (workload(selectors={"containerId": "../x"}), "spec.selectors.containerId", "not a container's id"),
+        (workload(selectors={"containerLabels": {"": "x"}}), "spec.selectors.containerLabels", "have a name"),
+        (workload(selectors={"containerLabels": {"a": "x" * 600}}), "spec.selectors.containerLabels", "512"),
+        (workload(selectors={"podUid": POD[:-1]}), "spec.selectors.podUid", "not a pod's UID"),
         (workload(selectors={"pid": 1}), "spec.selectors.pid", "unknown field"),
         (service(selector={}), "spec.selector", "at least one"),
         (service(ports=[]), "spec.ports", "empty"),

@@ -32,6 +32,11 @@ def test_workloads_of_this_node_come_with_the_cgroups_that_were_found() -> None:
     rows = facts.workloads_document(state, "node-a", {7: workload().uid, 5: workload().uid})
     assert [(row["name"], row["cgroups"]) for row in rows] == [("web-0", [5, 7]), ("web-1", [])]
     assert rows[0]["selector"] == "/shop/web-0"
+    assert [row["problems"] for row in rows] == [[], []]
+    uids = [row["uid"] for row in rows]
+    clash, other = f"cgroup 7 is selected by {uids[0]} and {uids[1]}: refused", f"workload {uids[0]}0: deep"
+    rows = facts.workloads_document(state, "node-a", {}, problems=[clash, other, f"workload {uids[1]}: no"])
+    assert [row["problems"] for row in rows] == [[clash], [clash, f"workload {uids[1]}: no"]]
 
 
 def test_an_identity_says_why_it_cannot_be_used() -> None:
