@@ -7,29 +7,40 @@
 #include "include/decide.h"
 #include "include/dns.h"
 #include "include/egress.h"
+#include "include/multipath.h"
 
 #define MESH_SOCK_STREAM 1
 #define MESH_IPPROTO_TCP 6
 #define MESH_IPPROTO_MPTCP 262
 
+static __always_inline bool mesh_remember_in(void *sk, const struct mesh_origin *known)
+{
+	struct mesh_origin *origin = bpf_sk_storage_get(&mesh_origin_v1, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!origin)
+		return false;
+	*origin = *known;
+	return true;
+}
+
 /* Keep the original destination in the socket; false if there is no room for it. */
 static __always_inline bool mesh_remember(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to,
 					  __u64 cgroup_id)
 {
-	struct mesh_origin *origin;
+	struct mesh_origin origin = { .destination = *to, .cgroup_id = cgroup_id };
 	struct bpf_sock *sk = ctx->sk;
 
 	if (!sk)
 		return false;
-	origin = bpf_sk_storage_get(&mesh_origin_v1, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!origin)
-		return false;
-	origin->destination = *to;
-	origin->cgroup_id = cgroup_id;
-	origin->pid = bpf_get_current_pid_tgid() >> 32;
-	origin->uid = (__u32)bpf_get_current_uid_gid();
-	origin->pad = 0;
-	return true;
+	origin.pid = bpf_get_current_pid_tgid() >> 32;
+	origin.uid = (__u32)bpf_get_current_uid_gid();
+	if (mesh_knows_multipath()) {
+		struct mptcp_sock *whole = bpf_skc_to_mptcp_sock(sk);
+
+		if (whole && !mesh_remember_in(whole, &origin))
+			return false;
+	}
+	return mesh_remember_in(sk, &origin);
 }
 
 /* A socket may connect again after a failure, then to somewhere else. */
@@ -37,8 +48,15 @@ static __always_inline void mesh_forget(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 
-	if (sk)
-		bpf_sk_storage_delete(&mesh_origin_v1, sk);
+	if (!sk)
+		return;
+	if (mesh_knows_multipath()) {
+		struct mptcp_sock *whole = bpf_skc_to_mptcp_sock(sk);
+
+		if (whole)
+			bpf_sk_storage_delete(&mesh_origin_v1, whole);
+	}
+	bpf_sk_storage_delete(&mesh_origin_v1, sk);
 }
 
 /* A connect() that goes where it wants to: if that is a port of a workload of this namespace, sk_lookup, which knows no

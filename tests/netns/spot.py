@@ -74,13 +74,19 @@ class Spot:
             env={**self._env, **(env or {})},
         )
 
-    def connect(self, address: str, port: int, *, timeout: float = IO_SECONDS) -> socket.socket:
-        """A connected socket. An IPv4 address in the form ``::ffff:a.b.c.d`` is dialled from an AF_INET6 socket."""
-        return self._socket({"do": "connect", "address": address, "port": port, "timeout": timeout})
+    def connect(
+        self, address: str, port: int, *, timeout: float = IO_SECONDS, how: str = "plain", first: str = ""
+    ) -> socket.socket:
+        """A connected socket. An IPv4 address in the form ``::ffff:a.b.c.d`` is dialled from an AF_INET6 socket.
 
-    def listen(self, port: int, *, address: str = "::", backlog: int = 128) -> socket.socket:
-        """A listening socket; ``::`` is dual stack, as most servers listen."""
-        return self._socket({"do": "listen", "address": address, "port": port, "backlog": backlog})
+        `how`: plain, non-blocking, mptcp, fastopen-connect, fastopen-sendto. `first` is sent along.
+        """
+        asked = {"address": address, "port": port, "timeout": timeout, "how": how, "first": first}
+        return self._socket({"do": "connect", **asked})
+
+    def listen(self, port: int, *, address: str = "::", backlog: int = 128, kind: str = "plain") -> socket.socket:
+        """A listening socket; ``::`` is dual stack, as most servers listen. `kind`: plain, mptcp, reuseport."""
+        return self._socket({"do": "listen", "address": address, "port": port, "backlog": backlog, "kind": kind})
 
     def packets(self, interface: str) -> socket.socket:
         """A socket that sees every frame on the interface."""

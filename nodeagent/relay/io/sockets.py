@@ -69,7 +69,11 @@ async def listen(
         if reset_on_close:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(_ffi.buffer(_RESET_ON_CLOSE)))
         listener.bind(tuple(address))
-        return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+        server = await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+        # On hosts where listen() makes every listener one for TCP Fast Open, the kernel would show connections before
+        # the client's end is there to say whose they are.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
+        return server
     except OSError as error:
         listener.close()
         what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
