@@ -9,7 +9,7 @@ import subprocess
 import sys
 from types import FrameType
 
-from tests.demo import checks, guide
+from tests.demo import boundaries, checks, guide
 from tests.demo.cast import Cast
 from tests.demo.stage import BUILD, Stage
 from tests.netns.lab import Mesh
@@ -27,10 +27,14 @@ CHECKS = [
     ("redis SET and GET", checks.redis_simple),
     ("redis, a value of 50 MB", checks.redis_bulk),
     ("redis, pipelining", checks.redis_pipeline),
+    ("PostgreSQL, pgbench", boundaries.database),
+    ("containers on both nodes", boundaries.containers),
     ("only TLS 1.3 on the wire", checks.wire),
     ("certificates of workloads", checks.peers),
     ("a DENY policy, live", checks.deny),
     ("a program outside the mesh", checks.outsider),
+    ("STRICT: plaintext is refused", boundaries.strict),
+    ("egress is blocked", boundaries.egress),
     ("rotation under traffic", checks.rotation),
     ("agent killed: fail closed", checks.agent_killed),
     ("control killed", checks.without_control),
@@ -47,6 +51,7 @@ def run() -> int:
             for name, check in CHECKS:
                 stage.say((check.__doc__ or "").partition("\n")[0])
                 stage.check(name, lambda c=check: c(cast[0]))  # type: ignore[misc]
+            cast[0].end()
             _remove_politely(stage, mesh)
         if not all(result.ok for result in stage.results):
             print(mesh.report(), file=sys.stderr)
@@ -65,11 +70,20 @@ def _raise_curtain(stage: Stage, mesh: Mesh) -> Cast:
     mesh.start()
     stage.say(f"control answers on {mesh.control_url}; both agents joined with a one-time token and are ready.")
     cast = Cast(mesh, secret=f"sesame-{secrets.token_hex(8)}")
-    stage.say("meshctl apply: four workloads (client and app on node-a; web and redis on node-b), services.")
+    stage.say(
+        "meshctl apply: workloads (client, app and a container on node-a; web, redis, database and a container on"
+    )
+    stage.say("node-b) and services.")
     cast.declare()
-    stage.say("Starting nginx, redis-server and a small HTTP app, unmodified, each in its workload's cgroup.")
+    stage.say(
+        "Starting nginx, redis-server, PostgreSQL and a small HTTP app, unmodified, each in its workload's cgroup."
+    )
     cast.start()
-    mesh.wait_enrolled(*(spot for _, spot in cast.workloads.values()))
+    stage.say(
+        "Starting a container on each node (runc, podman): busybox's web server, in a network namespace of its own."
+    )
+    cast.start_containers()
+    mesh.wait_enrolled(*cast.spots_of_workloads)
     stage.say("Every workload has a certificate of its own, and its connections are taken by its node's agent.")
     return cast
 
@@ -93,7 +107,7 @@ def _remove_politely(stage: Stage, mesh: Mesh) -> None:
 
 def _come_up(stage: Stage, mesh: Mesh, cast: list[Cast]) -> str:
     cast.append(_raise_curtain(stage, mesh))
-    return "control, two agents, four workloads"
+    return "control, two agents, seven workloads, two of them containers"
 
 
 def _nothing(left: list[str]) -> str:

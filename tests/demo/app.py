@@ -1,4 +1,4 @@
-"""The small HTTP app of the demo. It knows nothing of a mesh: plain HTTP to its neighbours, by address.
+"""The small HTTP app of the demo. It knows nothing of a mesh: plain HTTP to its neighbours, by name.
 
 GET /       says hello
 GET /visit  counts the visit in redis and quotes the front page of the web server

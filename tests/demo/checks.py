@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.demo.cast import APP, APP_6, REDIS, REDIS_PORT, WEB, WEB_6, WEB_PORT, Cast
+from tests.demo.cast import REDIS, REDIS_PORT, WEB, WEB_PORT, Cast
 from tests.netns.capture import TLS_1_3, Capture
 from tests.netns.lab import eventually, identity
 from tests.netns.resources import from_principal, policy
 from tests.netns.servers import http_get
 from tests.netns.tunnel import server_certificate, spiffe_ids
 
+WEB_URL = "http://web.shop.mesh.internal/"
+APP_URL = "http://app.shop.mesh.internal/"
 VALUE_BYTES = 50 * 1000 * 1000
 PIPELINED = 10_000
 BLOCK = 1_000_000
@@ -34,19 +36,19 @@ def expect(condition: object, text: str) -> None:
 
 
 def http_across(cast: Cast) -> str:
-    """The client on node-a asks nginx on node-b, by the service's virtual address (IPv4, then IPv6)."""
-    for url in (f"http://{WEB}/", f"http://[{WEB_6}]/"):
-        page = cast.curl(cast.client, url)
-        expect("front page of nginx" in page, f"{url} answered {page!r}")
+    """The client on node-a asks nginx on node-b, by the service's name (over IPv4, then IPv6)."""
+    for option in ("-4", "-6"):
+        page = cast.curl(cast.client, WEB_URL, option)
+        expect("front page of nginx" in page, f"{WEB_URL} answered {page!r}")
     lines = eventually(lambda: cast.mesh.b.access(direction="inbound", dst_workload="web", reason="ok"))
     return f"200 from nginx over IPv4 and IPv6; node-b's agent served {lines[-1]['src.identity']}"
 
 
 def http_same_node(cast: Cast) -> str:
     """The client asks the app, which runs on the same node."""
-    for url in (f"http://{APP}/", f"http://[{APP_6}]/"):
-        page = cast.curl(cast.client, url)
-        expect("hello" in page, f"{url} answered {page!r}")
+    for option in ("-4", "-6"):
+        page = cast.curl(cast.client, APP_URL, option)
+        expect("hello" in page, f"{APP_URL} answered {page!r}")
     line = eventually(lambda: cast.mesh.a.access(direction="outbound", dst_workload="app", reason="ok"))[-1]
     expect(line["dst.hbone_addr"] == "-", f"a tunnel was used on the same node: {line}")
     return "200 from the app; both ends authorized by the one agent, no tunnel"
@@ -54,7 +56,7 @@ def http_same_node(cast: Cast) -> str:
 
 def app_calls_both(cast: Cast) -> str:
     """The app is asked for a page for which it needs both nginx and redis, each on the other node."""
-    pages = [cast.curl(cast.client, f"http://{APP}/visit") for _ in range(3)]
+    pages = [cast.curl(cast.client, f"{APP_URL}visit") for _ in range(3)]
     expect('"visit": 3' in pages[-1] and "front page of nginx" in pages[-1], f"the app answered {pages[-1]!r}")
     return "three mesh connections deep: client, app, nginx and redis; the third visit was counted as 3"
 
@@ -93,7 +95,7 @@ def wire(cast: Cast) -> str:
     """The bytes between the nodes are recorded while the client and an outsider talk, and then searched."""
     secret, value = cast.secret.encode(), f"value-{cast.secret}"
     with Capture(cast.outsider) as capture:
-        cast.curl(cast.client, f"http://{WEB}/?q={cast.secret}")
+        cast.curl(cast.client, f"{WEB_URL}?q={cast.secret}")
         cast.redis_cli("SET", "secret", value * 500)
         expect(value.encode() in cast.redis_cli("GET", "secret"), "redis lost the secret")
         server_certificate(cast.outsider, cast.mesh.b.v4, "web.shop.workload.mesh.internal")
@@ -114,7 +116,7 @@ def wire(cast: Cast) -> str:
 
 def peers(cast: Cast) -> str:
     """Whose certificates did the two agents show each other?"""
-    cast.curl(cast.client, f"http://{WEB}/")
+    cast.curl(cast.client, WEB_URL)
     shown = server_certificate(cast.outsider, cast.mesh.b.v4, "web.shop.workload.mesh.internal")
     expect(spiffe_ids(shown) == [identity("web")], f"node-b shows {spiffe_ids(shown)} for web")
     seen_by_a = eventually(lambda: cast.mesh.a.access(direction="outbound", dst_workload="web"))[-1]
@@ -147,7 +149,7 @@ def deny(cast: Cast) -> str:
                 refusal = str(error)
             else:
                 raise CheckError(f"a new connection was served: {answer!r}")
-            expect(cast.curl(cast.client, f"http://{APP}/visit"), "the app, which may, was refused")
+            expect(cast.curl(cast.client, f"{APP_URL}visit"), "the app, which may, was refused")
     eventually(lambda: cast.redis_cli("PING").strip() == b"PONG", what="admitted again without the policy")
     when = f"{took * 1000:.0f} ms after" if took > 0.005 else "before"
     return f"open: reset {when} 'meshctl apply' had returned; new: '{refusal[:60]}'; removed: PONG again"
@@ -229,8 +231,8 @@ def without_control(cast: Cast) -> str:
         cast.mesh.stop_control()
         expect(http_get(connection, "/")[0] == 200, "the open connection broke")
     for _ in range(5):
-        expect("front page" in cast.curl(cast.client, f"http://{WEB}/"), "a new connection failed")
-        expect('"visit"' in cast.curl(cast.client, f"http://{APP}/visit"), "the app lost its neighbours")
+        expect("front page" in cast.curl(cast.client, WEB_URL), "a new connection failed")
+        expect('"visit"' in cast.curl(cast.client, f"{APP_URL}visit"), "the app lost its neighbours")
     return "the open connection went on, new ones across and on the node work"
 
 
@@ -250,5 +252,5 @@ def agent_killed(cast: Cast) -> str:
     )
     node.start_agent()
     node.wait_ready()
-    eventually(lambda: "front page" in cast.curl(cast.client, f"http://{WEB}/"), within=20)
+    eventually(lambda: "front page" in cast.curl(cast.client, WEB_URL), within=20)
     return f"refused after {took * 1000:.0f} ms, not a hang and not past the mesh; restarted: 200 again"

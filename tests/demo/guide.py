@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from tests.demo.cast import APP, REDIS, WEB, WEB_PORT, Cast
+from tests.demo.cast import WEB_PORT, Cast
 from tests.demo.stage import BUILD
 from tests.netns.lab import Mesh, Node
 from tests.netns.place import Place, processes
@@ -70,7 +70,9 @@ def _script(mesh: Mesh, cast: Cast) -> str:
             "esac",
             "shift",
             'mkdir -p "$cgroup" && echo $$ > "$cgroup/cgroup.procs" || exit 1',
-            'exec nsenter --net="$netns" -- "$@"',
+            f"resolvers={shlex.quote(str(cast.resolver_file))}",
+            'names=\'mount --bind "$0" /etc/resolv.conf && exec "$@"\'',
+            'exec nsenter --net="$netns" -- unshare --mount sh -c "$names" "$resolvers" "$@"',
             "",
         ]
     )
@@ -84,9 +86,10 @@ def _case(name: str, node: Node, spot: Spot, settings: dict[str, str]) -> str:
 def _page(mesh: Mesh) -> str:
     shell, policy = _relative(SHELL), _relative(POLICY)
     tries = [
-        (f"client curl http://{WEB}/", "from the client, through the mesh, to nginx on the other node"),
-        (f"client curl http://{APP}/visit", "the app, which asks nginx and redis"),
-        (f"client redis-cli -h {REDIS} PING", "a database that knows nothing of the mesh"),
+        ("client curl http://web.shop.mesh.internal/", "from the client, through the mesh, to nginx on the other node"),
+        ("client curl http://app/visit", "the app, which asks nginx and redis"),
+        ("client redis-cli -h redis PING", "a database that knows nothing of the mesh"),
+        ("client curl http://stall/", "a container of podman"),
         ("client bash", 'a shell that is the workload "client"'),
         (f"node-a curl http://{mesh.b.v4}:{WEB_PORT}/", "outside the mesh: not touched"),
         ("node-a meshctl status", "what control knows"),
@@ -99,7 +102,8 @@ def _page(mesh: Mesh) -> str:
     width = max(len(command) for command, _ in tries)
     return "\n".join(
         [
-            "The mesh is up: client and app run on node-a, web (nginx) and redis on node-b. As root, try:",
+            "The mesh is up: client, app and a container (kiosk) run on node-a; web (nginx), redis, database",
+            "(PostgreSQL) and a container (stall) on node-b. As root, try:",
             "",
             *(f"  {shell} {command.ljust(width)}  {what}".rstrip() for command, what in tries),
             "",

@@ -124,12 +124,16 @@ class Place:
         _remove_cgroups(self.cgroup)
         for cgroup in self._former_cgroups():
             _remove_cgroups(cgroup)
-        if os.path.ismount(self.bpffs):
-            subprocess.run(["umount", self.bpffs], check=False, capture_output=True)
+        for mount in reversed(self._mounts()):  # bpffs, and what container runtimes left
+            subprocess.run(["umount", mount], check=False, capture_output=True)
         for netns in _namespaces(self.name):
             subprocess.run(["ip", "netns", "delete", netns], check=False, capture_output=True)
-        if not os.path.ismount(self.bpffs):
+        if not self._mounts():
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _mounts(self) -> list[str]:
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return [mount for mount in mounts if mount.startswith(f"{self.directory}/")]
 
     def _former_cgroups(self) -> list[Path]:
         """Where container runtimes put theirs on a hybrid host, below the same names: the version 1 hierarchies."""
@@ -142,8 +146,7 @@ class Place:
         left = [f"network namespace {netns}" for netns in _namespaces(self.name)]
         left += [f"process {pid} in {self.cgroup}" for pid in processes(self.cgroup)]
         left += [f"cgroup {cgroup}" for cgroup in (self.cgroup, *self._former_cgroups()) if cgroup.exists()]
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-        left += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith(f"{self.directory}/")]
+        left += [f"mount {mount}" for mount in self._mounts()]
         if self.directory.exists():
             left.append(f"directory {self.directory}")
         return left
