@@ -1,5 +1,5 @@
-"""``nodeagent``: verbs that act on this host (run, load, unload, wait, splice, trace), nouns that ask the running agent
-(status, flows, workloads)."""
+"""``nodeagent``: verbs that act on this host (run, load, unload, wait, oci-hook, splice, trace), nouns that ask the
+running agent (status, flows, workloads)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,18 +20,21 @@ import uvloop
 
 from control.wire.address import AddressError
 from nodeagent.admin.server import AdminError
-from nodeagent.capture.cgroups import CgroupError, own_cgroup_ids
+from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.controller import unload as unload_capture
 from nodeagent.client.join import JoinError
 from nodeagent.client.statefile import StateDirectoryError
 from nodeagent.config import Config, ConfigError, load
+from nodeagent.containers.facts import MAX_STATE_BYTES, StateError
+from nodeagent.containers.hooks import creation, record
 from nodeagent.doctor.command import examine, state_of
 from nodeagent.doctor.explain import UnknownNameError
 from nodeagent.doctor.explain import explain as explain_connection
 from nodeagent.doctor.finding import Level
 from nodeagent.doctor.finding import as_text as findings_text
 from nodeagent.doctor.finding import documents as findings_document
+from nodeagent.hold import Held, RefusedError, hold
 from nodeagent.loader.errors import LoaderError
 from nodeagent.main import Agent, capture_settings
 from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
@@ -40,7 +42,6 @@ from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_t
 ANSWER_SECONDS = 10.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 WAIT_SECONDS = 30.0
-WAIT_STEP_SECONDS = 0.1
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.error", "asyncio")
 """Libraries whose INFO is noise to operators."""
@@ -169,33 +170,38 @@ def wait(file: Path | None, timeout: float) -> None:
     In the unit of a workload, 'ExecStartPre=+nodeagent wait' holds the program back until the agent knows its cgroup:
     what a workload connects to in its first moments cannot get around the mesh then.
     """
+    _hold(settings(file), lambda: Held.process("self", "this process"), timeout, optional=False)
+
+
+@main.command("oci-hook")
+@config_option
+@click.option("--timeout", default=WAIT_SECONDS, show_default=True, help="Seconds; then the container is refused.")
+@click.option("--optional", is_flag=True, help="Let containers go that no workload selects.")
+def oci_hook(file: Path | None, timeout: float, optional: bool) -> None:
+    """Hold a container back until it is captured.
+
+    A hook of OCI runtimes: as 'createRuntime' (or 'prestart') it is given the container's state on its standard input,
+    tells the agent of the container, and returns when its connections are captured: its program has not begun yet.
+    Exit status 1, with which the runtime gives the container up, if nobody selects it or the agent does not answer.
+    """
     config = settings(file)
     try:
-        own = own_cgroup_ids()
-    except (CgroupError, OSError) as error:
+        mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
+        made = creation(sys.stdin.read(MAX_STATE_BYTES), mount)
+        record(config.container_records, made)
+    except (StateError, CgroupError) as error:
         fail(str(error))
-    deadline = time.monotonic() + timeout
-    while True:
-        trouble = _not_captured(config, own)
-        if not trouble:
-            return
-        if time.monotonic() >= deadline:
-            fail(f"not captured after {timeout:g} s: {trouble}")
-        time.sleep(WAIT_STEP_SECONDS)
+    except OSError as error:
+        fail(f"the agent cannot be told of the container: {error}; are you root?")
+    _hold(config, lambda: Held.process(made.pid, f"container {made.id}"), timeout, optional=optional)
 
 
-def _not_captured(config: Config, own: frozenset[int]) -> str:
-    """Why this process is not captured (yet); nothing if it is."""
+def _hold(config: Config, find: Callable[[], Held], seconds: float, *, optional: bool) -> None:
+    address = f"127.0.0.1:{config.ports.admin}"
     try:
-        found = _fetch(f"127.0.0.1:{config.ports.admin}", "workloads")
-    except (OSError, ValueError) as error:
-        return f"no agent answers on 127.0.0.1:{config.ports.admin} ({getattr(error, 'reason', error)})"
-    mine = [workload for workload in found if own & set(workload["cgroups"])]
-    if not mine:
-        return "no workload of this node selects the cgroup of this process"
-    inode = Path("/proc/self/ns/net").stat().st_ino
-    served = any(place["inode"] == inode and place["served"] for w in mine for place in w["network_namespaces"])
-    return "" if served else f"the agent does not listen in network namespace {inode} yet"
+        hold(find(), address, lambda document: _fetch(address, document), seconds, optional=optional)
+    except (CgroupError, OSError, RefusedError) as error:
+        fail(str(error))
 
 
 @main.command()

@@ -39,9 +39,14 @@ def own_cgroup(membership: str) -> str:
 
 
 def own_cgroup_ids() -> frozenset[int]:
-    """The ids of this process's cgroup and of all above it, up to the mount: enrolling any of them captures it."""
+    """``cgroup_ids_of`` this process."""
+    return cgroup_ids_of("self")
+
+
+def cgroup_ids_of(pid: int | str) -> frozenset[int]:
+    """The ids of a process's cgroup and of all above it, up to the mount: enrolling any of them captures it."""
     mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
-    own = mount / own_cgroup(Path("/proc/self/cgroup").read_text()).lstrip("/")
+    own = mount / own_cgroup(Path(f"/proc/{pid}/cgroup").read_text()).lstrip("/")
     above = (path for path in (own, *own.parents) if path.is_relative_to(mount))
     return frozenset(found for path in above if (found := cgroup_id(path)) is not None)
 
@@ -53,6 +58,8 @@ class CgroupTree:
         """``containers`` None: selectors of containers find nothing."""
         self._containers = containers
         self._looked = False
+        self.looked_in: set[Path] = set()
+        """Where ``resolve`` looked since ``look_again``: when one of these changes, it may find something else."""
         self._mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
         self.root = (root or self._mount).resolve()
         if not (self.root / "cgroup.procs").exists():
@@ -64,19 +71,23 @@ class CgroupTree:
         """
         if selectors.cgroup_path is not None:
             found = [self.root / _relative(selectors.cgroup_path)]
+            self.looked_in.add(_nearest(found[0].parent))
         elif selectors.systemd_unit is not None:
             found = self._units(selectors.systemd_unit)
         elif selectors.pod_uid is not None:
-            found = pod_cgroups(self.root, selectors.pod_uid)
+            found = pod_cgroups(self.root, selectors.pod_uid, self.looked_in)
         elif selectors.container_id is not None or selectors.container_labels:
             found = self._of_containers(selectors)
         else:
             raise CgroupError("no selector is set that this agent knows; name a systemdUnit or a cgroupPath")
-        return [self._usable(path) for path in found if path.is_dir()]
+        usable = [self._usable(path) for path in found if path.is_dir()]
+        self.looked_in.update(path / "cgroup.events" for path in usable)  # processes enter it, or the last has left
+        return usable
 
     def look_again(self) -> None:
         """What ``resolve`` says of containers is of one look until then."""
         self._looked = False
+        self.looked_in.clear()
 
     @property
     def container_problems(self) -> tuple[str, ...]:
@@ -89,6 +100,7 @@ class CgroupTree:
         if not self._looked:
             self._containers.look()
             self._looked = True
+            self.looked_in.update(self._containers.looked_in)
         try:
             if selectors.container_id is not None:
                 found = self._containers.by_id(selectors.container_id)
@@ -122,7 +134,9 @@ class CgroupTree:
             if (looked_at := looked_at + 1) > MAX_SLICES:
                 raise CgroupError(f"more than {MAX_SLICES} slices below {self.root}; select by cgroupPath instead")
             try:
-                with os.scandir(queue.pop()) as entries:
+                directory = queue.pop()
+                self.looked_in.add(directory)
+                with os.scandir(directory) as entries:
                     for entry in entries:
                         if entry.name == unit and entry.is_dir(follow_symlinks=False):
                             found.append(Path(entry.path))
@@ -149,6 +163,11 @@ def cgroup_id(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
+
+
+def _nearest(path: Path) -> Path:
+    """The deepest directory of this path that exists."""
+    return next((each for each in (path, *path.parents) if each.is_dir()), path)
 
 
 def _relative(text: str) -> str:

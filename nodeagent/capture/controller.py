@@ -16,6 +16,7 @@ from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cg
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
 from nodeagent.capture.plan import Destinations, Enrolment, enrol
+from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
@@ -81,6 +82,7 @@ class Capture:
         self._resolved: dict[str, list[int]] = {}
         self._problems: tuple[str, ...] = ()
         self._destination_problems: tuple[str, ...] = ()
+        self._watch = Watch()
         objects.install(directory, tree.root)
         self._links = PinnedLinks(directory)
         self._maps = MapWriter(directory.path)
@@ -165,6 +167,11 @@ class Capture:
         }
 
     @property
+    def changes(self) -> Watch:
+        """Readable when the next ``resolve`` may find something else than the last."""
+        return self._watch
+
+    @property
     def directories(self) -> Mapping[int, Path]:
         """The directory of each cgroup that the last ``resolve`` found."""
         return self._directories
@@ -197,6 +204,7 @@ class Capture:
             found.append((workload.uid, list(numbers)))
         self._resolved = dict(found)
         self._former, self._directories = self._directories, directories
+        self._watch.follow(self._tree.looked_in)
         return enrol(found, (*problems, *self._tree.container_problems), unasked, confined)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
@@ -251,6 +259,7 @@ class Capture:
         """Let go; capture stays in force: without a listener, connections of enrolled workloads to the mesh are
         refused.
         """
+        self._watch.close()
         self._maps.close()
         self._links.close()
         self._listeners.close()

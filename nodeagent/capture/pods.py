@@ -20,8 +20,10 @@ _PARENT = re.compile(r"(kubelet|kubepods|burstable|besteffort)\Z|.*\.slice\Z")
 """Below which pods are looked for: nobody but root makes cgroups in those. What lies below a pod may be its own."""
 
 
-def pod_cgroups(root: Path, uid: str) -> list[Path]:
-    """Directories of the pod below ``root``; none is ordinary (it does not run here)."""
+def pod_cgroups(root: Path, uid: str, looked_in: set[Path]) -> list[Path]:
+    """Directories of the pod below ``root``; none is ordinary (it does not run here). ``looked_in``: takes where we
+    looked.
+    """
     escaped = re.escape(uid.replace("-", "_"))
     of_systemd = re.compile(rf"([a-z0-9_]+-)*kubepods(-burstable|-besteffort)?-pod{escaped}\.slice\Z")
     found: list[Path] = []
@@ -29,6 +31,7 @@ def pod_cgroups(root: Path, uid: str) -> list[Path]:
     looked = 0
     while queue and (looked := looked + 1) <= MAX_DIRECTORIES:
         directory, of_pods = queue.pop()
+        looked_in.add(directory)
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:

@@ -45,12 +45,15 @@ class Containers:
         self._podman: dict[str, dict[str, str]] = {}
         self._podman_seen: _Signature = ()
         self._found: dict[str, Container] = {}
+        self.looked_in: set[Path] = set()
+        """Directories in which the last look looked: a container appears in one of them."""
         self.problems: tuple[str, ...] = ()
         """What could not be read or believed at the last look."""
 
     def look(self) -> None:
         """Read what there is now."""
         problems: list[str] = []
+        self.looked_in = {self._records}
         seen: dict[Path, tuple[_Signature, Container | None]] = {}
         found: dict[str, Container] = {}
         for path, files in self._states():
@@ -84,6 +87,7 @@ class Containers:
                 yield path, (path,)
         for pattern in self._places.oci:
             for root in sorted(Path("/").glob(pattern.lstrip("/"))):
+                self.looked_in.add(root)
                 for path in _entries(root):
                     if is_container_id(path.name):
                         yield path, (path / "state.json", path / "status")
@@ -108,6 +112,8 @@ class Containers:
             problems.append(str(error))
             return None
         seen[path] = (signature, container)
+        if container is None and not record:
+            self.looked_in.add(path)  # its state is about to be written
         return container
 
     def _labelled(self, container: Container, problems: list[str]) -> Container:

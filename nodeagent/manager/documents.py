@@ -29,6 +29,7 @@ class Documents:
             "statistics": _later(self._statistics),
             "flows": self._flows,
             "workloads": _later(self._workloads),
+            "enrolment": _later(lambda: {"looks": parts.enroller.looks if parts.enroller is not None else 0}),
             "certs": _later(lambda: facts.certificates_document(parts.membership, parts.keeper)),
             "capture": _later(self._capture),
         }

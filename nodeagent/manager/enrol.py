@@ -19,7 +19,9 @@ from nodeagent.capture.plan import Destinations, Enrolment, destinations_of
 from nodeagent.state.view import NodeState
 
 SCAN_SECONDS = 0.25
-"""A workload that starts is captured after at most this; cgroups have no cheap notification that covers nesting."""
+"""A workload that starts is captured after at most this, also where no notification came."""
+REST_SECONDS = 0.01
+"""Between two steps, however often something changes."""
 
 INCOMPLETE = (
     "a workload or service that control told of cannot be read by this agent: everything that is captured stays"
@@ -27,6 +29,16 @@ INCOMPLETE = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class Changes(Protocol):
+    """What is used of ``capture.watch.Watch``."""
+
+    def fileno(self) -> int:
+        """Readable when something happened."""
+
+    def drain(self) -> None:
+        """Take note of it."""
 
 
 class Capturing(Protocol):
@@ -40,6 +52,10 @@ class Capturing(Protocol):
 
     def vanished(self, cgroups: dict[int, str]) -> dict[int, str]:
         """Those of them that do not exist any more."""
+
+    @property
+    def changes(self) -> Changes:
+        """Tells when the next ``resolve`` may find something else."""
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """Captured connections of this network namespace go to this port."""
@@ -73,6 +89,8 @@ class Enroller:
         self._state: NodeState | None = None
         self._stale = False
         self.cgroups: dict[int, str] = {}
+        self.looks = 0
+        """Steps that were taken to their end."""
         self.problems: tuple[str, ...] = ()
         """What the last step could not do; it is tried again every SCAN_SECONDS."""
 
@@ -115,9 +133,22 @@ class Enroller:
             logger.info("cgroups %s are gone", ", ".join(f"{cgroup} ({uid})" for cgroup, uid in gone.items()))
             self._departed(gone)
         self._after(self.cgroups)
+        self.looks += 1
 
     async def run(self) -> None:
         """Until cancelled. A failure leaves what is in force and is tried again."""
+        loop, descriptor = asyncio.get_running_loop(), self._capture.changes.fileno()
+        loop.add_reader(descriptor, self._noticed)
+        try:
+            await self._steps()
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _noticed(self) -> None:
+        self._capture.changes.drain()
+        self._changed.set()
+
+    async def _steps(self) -> None:
         while True:
             self._changed.clear()
             try:
@@ -127,6 +158,7 @@ class Enroller:
                 if problem not in self.problems:
                     logger.exception("capture cannot be brought up to date; what is in force stays, trying again")
                 self.problems = (problem,)
+            await asyncio.sleep(REST_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SCAN_SECONDS):
                     await self._changed.wait()

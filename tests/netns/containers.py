@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.netns.lab import Mesh, Node, eventually
 from tests.netns.place import cgroup2_mount
@@ -47,6 +48,8 @@ class Container:
     def __init__(self, pod: Pod, **labels: str) -> None:
         self.pod = pod
         self.labels = labels
+        self.hook: dict[str, Any] = {}
+        """As the runtime's configuration has it."""
         self.id = pod.site.netns
         self.directory = pod.mesh.place.directory / f"container-{pod.site.netns}"
         self.directory.mkdir()
@@ -111,6 +114,8 @@ class Runc(Container):
         spec["process"] |= {"terminal": False, "args": list(self.SERVER)}
         spec["hostname"] = self.pod.name
         spec["annotations"] = self.labels
+        if self.hook:
+            spec["hooks"] = {"createRuntime": [self.hook]}
         linux = spec["linux"]
         linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] not in ("network", "cgroup")]
         linux["namespaces"].append({"type": "network", "path": self.pod.site.netns_path})
@@ -145,6 +150,12 @@ class Podman(Container):
         where = ["--network", f"ns:{self.pod.site.netns_path}", "--cgroup-parent", self.parent, "--no-hosts"]
         limits += [part for key, value in self.labels.items() for part in ("--label", f"{key}={value}")]
         what = ["--rootfs", str(self.directory / "rootfs"), *self.SERVER]
+        hooks = self.pod.mesh.place.directory / f"hooks-{self.id}"
+        hooks.mkdir(exist_ok=True)
+        if self.hook:
+            when = {"version": "1.0.0", "hook": self.hook, "when": {"always": True}, "stages": ["createRuntime"]}
+            (hooks / "nodemesh.json").write_text(json.dumps(when))
+        limits += ["--hooks-dir", str(hooks)]
         return [*self._podman, "run", "--rm", "--name", self.id, *limits, *where, *what]
 
     def execute(self, *argv: str) -> list[str]:

@@ -137,8 +137,9 @@ def test_a_pod_by_its_uid(shop: Shop, path: str, family: Family) -> None:
 
 
 def _cgroups(spot: Spot, name: str) -> list[int]:
-    found: list[int] = next(row["cgroups"] for row in reading.debug(spot, "/debug/workloads") if row["name"] == name)
-    return found
+    return [
+        cgroup for row in reading.debug(spot, "/debug/workloads") if row["name"] == name for cgroup in row["cgroups"]
+    ]
 
 
 def test_a_container_that_two_workloads_select_is_nobody_s(shop: Shop, family: Family) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from nodeagent import cli
+from nodeagent import cli, hold
 from nodeagent.capture.cgroups import CgroupError
 from nodeagent.cli import main
 
@@ -114,12 +114,12 @@ def free_port() -> str:
 def test_a_unit_waits_until_it_is_captured(
     agent: str, monkeypatch: pytest.MonkeyPatch, own: set[int] | None, status: int, words: str
 ) -> None:
-    def ids() -> frozenset[int]:
+    def ids(pid: str) -> frozenset[int]:
         if own is None:
             raise CgroupError("no cgroup v2 file system is mounted")
         return frozenset(own)
 
-    monkeypatch.setattr(cli, "own_cgroup_ids", ids)
+    monkeypatch.setattr(hold, "cgroup_ids_of", ids)
     result = run("wait", "--timeout", "0", NODEMESH_PORTS_ADMIN=agent)
     assert result.exit_code == status
     assert words in result.output
@@ -135,8 +135,8 @@ def test_an_agent_that_starts_meanwhile_ends_the_waiting(monkeypatch: pytest.Mon
         return answer
 
     monkeypatch.setattr(cli, "_fetch", fetch)
-    monkeypatch.setattr(cli, "WAIT_STEP_SECONDS", 0)
-    monkeypatch.setattr(cli, "own_cgroup_ids", lambda: frozenset({7}))
+    monkeypatch.setattr(hold, "STEP_SECONDS", 0)
+    monkeypatch.setattr(hold, "cgroup_ids_of", lambda pid: frozenset({7}))
     assert run("wait").exit_code == 0
     assert next(answers, None) is None
 

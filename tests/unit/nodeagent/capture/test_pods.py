@@ -29,14 +29,14 @@ def test_both_ways_of_naming(tmp_path: Path, path: str) -> None:
     pod = tmp_path / path
     (pod / "cri-containerd-0123.scope").mkdir(parents=True)
     (pod.parent / f"pod{'f' * 8}").mkdir()
-    assert pod_cgroups(tmp_path, UID) == [pod]
-    assert pod_cgroups(tmp_path, STATIC) == []
+    assert pod_cgroups(tmp_path, UID, set()) == [pod]
+    assert pod_cgroups(tmp_path, STATIC, set()) == []
 
 
 def test_a_static_pod(tmp_path: Path) -> None:
     pod = tmp_path / f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice"
     pod.mkdir(parents=True)
-    assert pod_cgroups(tmp_path, STATIC) == [pod]
+    assert pod_cgroups(tmp_path, STATIC, set()) == [pod]
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_a_static_pod(tmp_path: Path) -> None:
 def test_what_a_process_could_make_by_itself_does_not_count(tmp_path: Path, path: str) -> None:
     """Below a service, a pod or a container cgroups may be its own (delegation)."""
     (tmp_path / path).mkdir(parents=True)
-    assert pod_cgroups(tmp_path, UID) == []
+    assert pod_cgroups(tmp_path, UID, set()) == []

@@ -8,9 +8,19 @@ from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.watch import Batch, Change
 from nodeagent.capture.plan import Destinations, Enrolment
-from nodeagent.manager.enrol import INCOMPLETE, Enroller
+from nodeagent.manager.enrol import INCOMPLETE, Changes, Enroller
 from nodeagent.state.view import NodeState
 from tests.support.objects import delta, service, snapshot, workload
+
+
+class Silent:
+    """Changes of which nobody is told: these tests take steps by hand."""
+
+    def fileno(self) -> int:
+        raise AssertionError("not used")
+
+    def drain(self) -> None:
+        raise AssertionError("not used")
 
 
 class Kernel:
@@ -35,6 +45,10 @@ class Kernel:
         if destinations is not None:
             self.events.append(("destinations", set(destinations.entries)))
         return enrolment
+
+    @property
+    def changes(self) -> Changes:
+        return Silent()
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         self.events.append(("listeners", port))
