@@ -110,7 +110,7 @@ class Control:
         self._config = config
         self._keys = keys
         self._store = store
-        registry = Registry(store, time.time)
+        registry = Registry(store, time.time, config.domain)
         mesh = Mesh(trust_domain=config.trust_domain, domain=config.domain, cluster=config.cluster, roots=keys.roots)
         self._hub = Hub(store, registry, mesh)
         self._tls = server_context(keys.bundle)

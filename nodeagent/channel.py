@@ -47,6 +47,8 @@ class Start:
     """Whether same-node flows may be handed to the kernel; the manager has tested that it can."""
     dns_port: int = 0
     """The first UDP port for DNS questions; 0: they are left alone."""
+    resolv_conf: str = "/etc/resolv.conf"
+    """Names the resolvers for hosts outside the mesh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

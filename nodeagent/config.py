@@ -90,6 +90,8 @@ class Config:
     """Whether flows between workloads of this node may be joined in the kernel, where it has shown that it can."""
     dns: bool = True
     """Whether DNS questions of this node's workloads come to the agent, so that they know the names of the mesh."""
+    resolv_conf: Path = Path("/etc/resolv.conf")
+    """Names the resolvers by which the agent finds hosts outside the mesh (ServiceEntry)."""
     notes: tuple[str, ...] = ()
     """What is odd without being wrong, such as NODEMESH_ variables that mean nothing; to be logged."""
 
@@ -229,6 +231,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "capture": _switch,
     "splice": _switch,
     "dns": _switch,
+    "resolv_conf": _path,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
     "containers.oci": _patterns,
     "containers.docker": _path,

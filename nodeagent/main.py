@@ -253,6 +253,7 @@ class Agent:
             cluster=config.cluster,
             splice=self._splice.possible,
             dns_port=self._config.dns_port,
+            resolv_conf=str(self._config.resolv_conf),
         )
 
     def _restore(self) -> None:

@@ -67,7 +67,7 @@ class Reason(Enum):
         Fault.OPERATOR,
         "DENY",
         "an EgressPolicy lets the workload reach only what the registry names (REGISTRY_ONLY); register the "
-        "destination, or give the workload a policy with mode ALLOW_ANY; 'nodeagent explain' names the policy",
+        "destination (ServiceEntry), or give the workload a policy with mode ALLOW_ANY; 'nodeagent explain' names it",
     )
     WORKLOAD_REMOVED = Explanation(
         "workload-removed",
@@ -113,6 +113,18 @@ class Reason(Enum):
     )
     NO_ENDPOINT = Explanation(
         "no-endpoint", Fault.OPERATOR, "CONNECT", "the service has no workload behind it; check its selector"
+    )
+    NAME_NOT_FOUND = Explanation(
+        "name-not-found",
+        Fault.OPERATOR,
+        "CONNECT",
+        "the node's resolvers know no usable address of this name; check hosts and endpoints of the ServiceEntry",
+    )
+    LOOKUP_FAILED = Explanation(
+        "lookup-failed",
+        Fault.OPERATOR,
+        "CONNECT",
+        "the node's resolvers gave no answer; look at them (setting resolv_conf), or write addresses (STATIC)",
     )
     CONNECT_REFUSED = Explanation(
         "connect-refused",
@@ -172,6 +184,12 @@ class Reason(Enum):
         "-",
         "nothing was carried for as long as the service, the workload or the mesh allows; raise that (label "
         "nodemesh.io/idle-timeout, or idleTimeout of the MeshConfig), or have the program send something now and then",
+    )
+    ENTRY_REMOVED = Explanation(
+        "entry-removed",
+        Fault.OPERATOR,
+        "DENY",
+        "the ServiceEntry of the host was deleted, or names it no more, while the connection was open",
     )
     SPLICE_STUCK = Explanation(
         "splice-stuck",

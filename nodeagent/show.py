@@ -91,9 +91,9 @@ def flows_text(document: Any) -> str:
 
 
 def _flow(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    side = "both" if row.get("path") != "tunnel" else _SIDES.get(row.get("reporter", ""))
+    side = _SIDES.get(row.get("reporter", "")) if row.get("path") in ("tunnel", "external") else "both"
     relayed = row.get("relayed_because")
-    via = row.get("tunnel") or row.get("path")
+    via = row.get("tunnel") or row.get("reached") or row.get("path")
     if relayed is not None:
         via = f"relay: {relayed}" if relayed else "splice"
     return (

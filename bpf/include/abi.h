@@ -31,6 +31,7 @@ enum mesh_cgroup_flag {
 enum mesh_dest_flag {
 	MESH_DEST_SERVICE = 1, /* a virtual address of a service */
 	MESH_DEST_WORKLOAD = 2, /* an address of a workload itself */
+	MESH_DEST_EXTERNAL = 4, /* an address of a service outside the mesh */
 };
 
 /* `tag` tells a reader of the map which object made the entry (CRC-32 of its uid); no decision rests on it. */

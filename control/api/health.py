@@ -65,6 +65,7 @@ def status(context: Ctx, _: Operator) -> ControlStatus:
             "Service": len(catalogue.services()),
             "AuthorizationPolicy": len(catalogue.policies()),
             "PeerAuthentication": len(catalogue.peer_authentications()),
+            "ServiceEntry": len(catalogue.service_entries()),
             "EgressPolicy": len(catalogue.egress_policies()),
         },
     )

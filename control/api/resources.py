@@ -39,8 +39,9 @@ class Reference(_Body):
     """Names a resource; with ``resourceVersion`` only as it was then."""
 
     kind: Literal[
-        "MeshConfig", "Node", "Workload", "Service", "AuthorizationPolicy", "PeerAuthentication", "EgressPolicy"
-    ]
+        "MeshConfig", "Node", "Workload", "Service", "ServiceEntry", "AuthorizationPolicy", "PeerAuthentication",
+        "EgressPolicy",
+    ]  # fmt: skip
     namespace: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
     name: str = Field(max_length=MAX_NAME_CHARACTERS)
     resource_version: str | None = Field(default=None, max_length=32)

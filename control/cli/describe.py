@@ -36,7 +36,7 @@ def _related(client: Client, kind: Kind, item: Object) -> list[Section]:
     if kind.name == "Node":
         placed = [w for w in client.get("/v1/workloads")["items"] if w["spec"]["node"] == metadata["name"]]
         return [("agent", [_agent(client, metadata["name"])]), ("workloads on it", [_place(w) for w in placed])]
-    if kind.name == "MeshConfig":
+    if kind.name in ("MeshConfig", "ServiceEntry"):
         return []
     if kind.name == "Workload":
         return _of_workload(client, item)

@@ -61,6 +61,15 @@ def _service_addresses(obj: Object) -> str:
     return _list(obj["spec"].get("addresses") or (obj.get("status") or {}).get("addresses"))
 
 
+def _entry_ports(obj: Object) -> str:
+    return _list(f"{port['number']}/{port.get('protocol', 'TCP').lower()}" for port in obj["spec"]["ports"])
+
+
+def _entry_addresses(obj: Object) -> str:
+    given = ((obj.get("status") or {}).get("addresses") or {}).values()
+    return _list(address for addresses in given for address in addresses)
+
+
 KINDS = (
     Kind(
         name="MeshConfig",
@@ -103,6 +112,21 @@ KINDS = (
         namespaced=True,
         columns=(("ADDRESSES", _service_addresses), ("PORTS", _service_ports)),
         wide=(("SELECTOR", lambda o: _pairs(o["spec"]["selector"])),),
+    ),
+    Kind(
+        name="ServiceEntry",
+        plural="serviceentries",
+        aliases=("se", "entry", "entries"),
+        namespaced=True,
+        columns=(
+            ("HOSTS", lambda o: _list(o["spec"]["hosts"])),
+            ("PORTS", _entry_ports),
+            ("RESOLUTION", lambda o: str(o["spec"]["resolution"])),
+        ),
+        wide=(
+            ("ADDRESSES", _entry_addresses),
+            ("ENDPOINTS", lambda o: _list(e["address"] for e in o["spec"].get("endpoints") or ())),
+        ),
     ),
     Kind(
         name="AuthorizationPolicy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from control.registry.entries import ServiceEntry
 from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import Resource
 from control.registry.policies import AuthorizationPolicy, EgressPolicy, LabelSelector, PeerAuthentication
@@ -72,6 +73,13 @@ class Catalogue:
 
     def services(self) -> list[Service]:
         return self.of(Service)
+
+    def named(self) -> tuple[Service | ServiceEntry, ...]:
+        """Whatever has virtual addresses."""
+        return (*self.services(), *self.service_entries())
+
+    def service_entries(self) -> list[ServiceEntry]:
+        return self.of(ServiceEntry)
 
     def policies(self) -> list[AuthorizationPolicy]:
         return self.of(AuthorizationPolicy)

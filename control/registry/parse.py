@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from control.registry.entries import ServiceEntry
 from control.registry.errors import Fault
 from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
 from control.registry.model import DEFAULT_NAMESPACE, Resource
@@ -16,7 +17,16 @@ from control.registry.workloads import RESERVED_NODE_NAMES, Node, Workload
 
 KINDS: dict[str, type[Resource]] = {
     kind.KIND: kind
-    for kind in (MeshConfig, Node, Workload, Service, AuthorizationPolicy, PeerAuthentication, EgressPolicy)
+    for kind in (
+        MeshConfig,
+        Node,
+        Workload,
+        Service,
+        ServiceEntry,
+        AuthorizationPolicy,
+        PeerAuthentication,
+        EgressPolicy,
+    )
 }
 """In the order in which they are best written: what others refer to comes first."""
 MAX_FAULTS_PER_OBJECT = 20
@@ -24,6 +34,9 @@ MAX_FAULTS_PER_OBJECT = 20
 _NOT_YET = {
     "targetRefs": "targetRefs is not supported; select workloads with selector",
     "targetRef": "targetRef is not supported; select workloads with selector",
+    "workloadSelector": "workloads of the mesh are selected by a Service; a ServiceEntry is of what is outside of it",
+    "subjectAltNames": "bytes are passed on as they are: the program itself verifies the server's certificate",
+    "exportTo": "a ServiceEntry is known to the whole mesh; an EgressPolicy says who may leave it",
     "provider": "provider belongs to CUSTOM policies, which are not supported",
 }
 

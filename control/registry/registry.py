@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from control.registry.catalogue import Catalogue, Key
+from control.registry.entries import ServiceEntry, ServiceEntryStatus
 from control.registry.errors import Fault, Invalid, Missing, Stale
 from control.registry.model import Resource
 from control.registry.parse import KINDS, parse
@@ -21,7 +22,7 @@ from control.registry.services import Service, ServiceStatus
 from control.registry.validate import check, check_removal
 from control.registry.vips import PoolExhaustedError, allocate
 from control.store.base import Conflict, Delete, KeyValue, Operation, Put, Store
-from control.wire.ids import is_dns_label
+from control.wire.ids import DEFAULT_DOMAIN, is_dns_label
 
 PREFIX = "/resources/"
 GUARD_KEY = "/registry/guard"
@@ -46,11 +47,12 @@ class Outcome:
 
 
 class Registry:
-    """The one way to the resources. Safe for threads."""
+    """The one way to the resources. Safe for threads. ``domain``: names below it are the mesh's own."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, domain: str = DEFAULT_DOMAIN) -> None:
         self._store = store
         self._clock = clock
+        self._domain = domain
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[int, Resource]] = {}
 
@@ -109,7 +111,7 @@ class Registry:
         merged, cursor = _give_addresses(merged, present, cursor)
         changed = [r for r in merged if not _same(r, present.get(r.key))]
         origins = {resource.key: index for index, resource in enumerate(wanted)}
-        faults = check(present.with_changes(merged), origins) if changed else []
+        faults = check(present.with_changes(merged), origins, self._domain) if changed else []
         if faults:
             raise Invalid(faults)
         if changed and not dry_run:
@@ -164,6 +166,8 @@ class Registry:
         if isinstance(merged, Service):
             kept = present.status if isinstance(present, Service) and not merged.spec.addresses else None
             return merged.model_copy(update={"status": kept})
+        if isinstance(merged, ServiceEntry):
+            return merged.model_copy(update={"status": present.status if isinstance(present, ServiceEntry) else None})
         return merged
 
     def _outcome(self, resource: Resource, present: Resource | None, changed: bool, dry_run: bool) -> Outcome:
@@ -203,21 +207,37 @@ def _parse_all(values: Sequence[Any]) -> list[Resource]:
 
 
 def _give_addresses(resources: list[Resource], present: Catalogue, cursor: int) -> tuple[list[Resource], int]:
-    """Allocate for services that have no addresses, neither given nor kept."""
-    used: set[str] = set()
-    for service in present.with_changes(resources).services():
-        used.update(service.addresses)
+    """Allocate for services and for hosts that have no addresses, neither given nor kept."""
+    named = present.with_changes(resources).named()
+    allocation = _Allocation(cursor, {address for each in named for address in each.addresses})
     given: list[Resource] = []
     for index, resource in enumerate(resources):
-        if isinstance(resource, Service) and not resource.addresses:
-            try:
-                pair, cursor = allocate(cursor, used)
-            except PoolExhaustedError as error:
-                raise Invalid([Fault(str(error), "spec.addresses", index, resource.subject)]) from error
-            used.update(pair)
-            resource = resource.model_copy(update={"status": ServiceStatus(addresses=pair)})  # noqa: PLW2901
+        try:
+            if isinstance(resource, Service) and not resource.addresses:
+                pair = allocation.take()
+                resource = resource.model_copy(update={"status": ServiceStatus(addresses=pair)})  # noqa: PLW2901
+            elif isinstance(resource, ServiceEntry):
+                addresses = {host: resource.addresses_of(host) or allocation.take() for host in resource.spec.hosts}
+                status = ServiceEntryStatus(addresses=addresses)
+                resource = resource.model_copy(update={"status": status})  # noqa: PLW2901
+        except PoolExhaustedError as error:
+            raise Invalid([Fault(str(error), "spec.addresses", index, resource.subject)]) from error
         given.append(resource)
-    return given, cursor
+    return given, allocation.cursor
+
+
+class _Allocation:
+    """Virtual addresses of one request."""
+
+    def __init__(self, cursor: int, used: set[str]) -> None:
+        self.cursor = cursor
+        self._used = used
+
+    def take(self) -> tuple[str, str]:
+        """One of each family."""
+        pair, self.cursor = allocate(self.cursor, self._used)
+        self._used.update(pair)
+        return pair
 
 
 def _guard_put(expect: int, cursor: int) -> Put:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from control.registry.catalogue import Catalogue, Key
+from control.registry.entries import ServiceEntry
 from control.registry.errors import Fault
 from control.registry.model import Resource
 from control.registry.workloads import Workload
@@ -17,13 +18,17 @@ Origins = Mapping[Key, int]
 """The objects of the request -> their place in it."""
 
 
-def check(catalogue: Catalogue, origins: Origins) -> list[Fault]:
-    """Everything wrong between resources that the request would bring about, in the order of its objects."""
+def check(catalogue: Catalogue, origins: Origins, domain: str) -> list[Fault]:
+    """Everything wrong between resources that the request would bring about, in the order of its objects. ``domain`` is
+    the mesh's own.
+    """
     faults = [
         *_placement(catalogue, origins),
         *_claims(catalogue, origins),
         *_selectors(catalogue, origins),
         *_service_addresses(catalogue, origins),
+        *_hosts(catalogue, origins, domain),
+        *_external_endpoints(catalogue, origins),
         *_labels(catalogue, origins),
     ]
     return sorted(faults, key=lambda fault: fault.index)
@@ -73,7 +78,7 @@ def _selectors(catalogue: Catalogue, origins: Origins) -> Iterable[Fault]:
 
 def _service_addresses(catalogue: Catalogue, origins: Origins) -> Iterable[Fault]:
     owners: dict[str, Resource] = {}
-    for service in catalogue.services():
+    for service in catalogue.named():
         for address in service.addresses:
             other = owners.setdefault(address, service)
             if other is not service:
@@ -85,6 +90,33 @@ def _service_addresses(catalogue: Catalogue, origins: Origins) -> Iterable[Fault
         if service_owner is not None:
             why = f"both have the address {address}; a service's address is virtual and belongs to nothing else"
             yield _clash(service_owner, owner, origins, "spec.addresses", why)
+
+
+def _hosts(catalogue: Catalogue, origins: Origins, domain: str) -> Iterable[Fault]:
+    """A name means one thing: of the mesh, or of one entry."""
+    own = {f"{service.name}.{service.namespace}.{domain}": service for service in catalogue.services()}
+    owners: dict[str, ServiceEntry] = {}
+    for entry in catalogue.service_entries():
+        for host in entry.spec.hosts:
+            other: Resource = owners.setdefault(host, entry)
+            if other is not entry:
+                yield _clash(entry, other, origins, "spec.hosts", f"both have the host {host}")
+            elif host in own:
+                yield _clash(entry, own[host], origins, "spec.hosts", f"both have the name {host}")
+            elif (host == domain or host.endswith(f".{domain}")) and entry.key in origins:
+                why = f"{host}: names below {domain} are the mesh's own; a Service has them"
+                yield Fault(why, "spec.hosts", origins[entry.key], entry.subject)
+
+
+def _external_endpoints(catalogue: Catalogue, origins: Origins) -> Iterable[Fault]:
+    """What is outside the mesh is not reached at an address that leads into it."""
+    virtual: dict[str, Resource] = {address: owner for owner in catalogue.named() for address in owner.addresses}
+    for entry in catalogue.service_entries():
+        for endpoint in entry.spec.endpoints:
+            owner = virtual.get(endpoint.address)
+            if owner is not None:
+                why = f"endpoint {endpoint.address} is a virtual address, which leads nowhere outside the mesh"
+                yield _clash(entry, owner, origins, "spec.endpoints", why)
 
 
 _LABELS: Mapping[str, Callable[[str], object]] = {
@@ -99,7 +131,7 @@ stored is read: an older control may have let others in.
 
 def _labels(catalogue: Catalogue, origins: Origins) -> Iterable[Fault]:
     """A mistyped label of ours would silently mean nothing."""
-    for resource in (*catalogue.workloads(), *catalogue.services()):
+    for resource in (*catalogue.workloads(), *catalogue.named()):
         if resource.key not in origins:
             continue
         for label, text in resource.labels.items():

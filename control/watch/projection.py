@@ -7,12 +7,13 @@ istio.io/latest/docs/reference/config/security/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from control.registry import policies as spec
 from control.registry.catalogue import Catalogue, selects
+from control.registry.entries import ServiceEntry
 from control.registry.meshconfig import MeshConfigSpec
 from control.registry.services import Service as ServiceResource
 from control.registry.workloads import Workload as WorkloadResource
@@ -52,6 +53,9 @@ def project(catalogue: Catalogue, mesh: Mesh) -> Objects:
         objects["workload", workload.uid] = _workload(workload, catalogue, selection, mesh)
     for service in catalogue.services():
         objects["service", service.uid] = _service(service, catalogue, mesh)
+    for entry in catalogue.service_entries():
+        for external in _external(entry):
+            objects["service", external.uid] = external
     return objects
 
 
@@ -236,6 +240,30 @@ def _service(service: ServiceResource, catalogue: Catalogue, mesh: Mesh) -> wire
         splice=_splice(service.labels),
         idle_timeout=_idle_timeout(service.labels),
     )
+
+
+def _external(entry: ServiceEntry) -> Iterator[wire.Service]:
+    """A service for each host: each has names, addresses and counts of its own."""
+    ports = tuple(
+        wire.ServicePort(name=p.name, port=p.number, target_port=p.target_port or p.number, protocol=p.app_protocol)
+        for p in entry.spec.ports
+    )
+    endpoints = tuple(wire.ExternalEndpoint(address=e.address, ports=dict(e.ports)) for e in entry.spec.endpoints)
+    for host in entry.spec.hosts:
+        yield wire.Service(
+            uid=f"{entry.uid}/{host}",
+            name=host,
+            namespace=entry.namespace,
+            hostname=host,
+            addresses=entry.addresses_of(host),
+            ports=ports,
+            endpoints=(),
+            external=wire.External(
+                resolution=entry.spec.resolution, endpoints=endpoints or (wire.ExternalEndpoint(address=host),)
+            ),
+            splice=False,
+            idle_timeout=_idle_timeout(entry.labels),
+        )
 
 
 def _splice(labels: Mapping[str, str]) -> bool:

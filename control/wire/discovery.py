@@ -54,6 +54,7 @@ class AppProtocol(StrEnum):
     TCP = "tcp"
     HTTP = "http"
     GRPC = "grpc"
+    TLS = "tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +141,36 @@ class ServicePort:
     protocol: AppProtocol = AppProtocol.TCP
 
 
+class Resolution(StrEnum):
+    """How the addresses of a service outside the mesh are found."""
+
+    STATIC = "STATIC"
+    """They are written down."""
+    DNS = "DNS"
+    """The agent looks names up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalEndpoint:
+    """One place where a service outside the mesh is reached."""
+
+    address: str
+    """A canonical IP address; where names are looked up, perhaps a name."""
+    ports: dict[str, int] = field(default_factory=dict)
+    """Name of a port -> where it listens here, if not at the service's target port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """What makes a service one outside the mesh: no workloads, no tunnel, no identity."""
+
+    resolution: Resolution
+    endpoints: tuple[ExternalEndpoint, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A name with virtual addresses before a set of workloads."""
+    """A name with virtual addresses before a set of workloads, or before something outside the mesh."""
 
     uid: str
     name: str
@@ -153,6 +181,8 @@ class Service:
     ports: tuple[ServicePort, ...]
     endpoints: tuple[str, ...]
     """uids of the workloads behind it, in stable order."""
+    external: External | None = None
+    """Set: it is outside the mesh (ServiceEntry), and ``hostname`` its own name there."""
     splice: bool = True
     """Whether same-node flows to it may be joined in the kernel."""
     idle_timeout: int | None = None

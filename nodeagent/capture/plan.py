@@ -10,6 +10,7 @@ from zlib import crc32
 from control.wire.address import AddressError, SocketAddress, canonical_ip
 from control.wire.discovery import Service, Workload
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
+from nodeagent.state.targets import external_sockets
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -95,9 +96,15 @@ def enrol(
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:
-    """Every (virtual address, port) of a service and every (address, port) of a workload."""
+    """Every (virtual address, port) of a service, every (address, port) of a workload, and those outside the mesh that
+    are written down.
+    """
     entries: dict[SocketAddress, Entry] = {}
     problems: list[str] = []
+    services = tuple(services)
+    for service in services:
+        entry = Entry(tag(service.uid), DestinationFlag.EXTERNAL)
+        entries.update((address, entry) for address, _ in external_sockets(service))
     for workload in workloads:
         entry = Entry(tag(workload.uid), DestinationFlag.WORKLOAD)
         _add(entries, problems, f"workload {workload.uid}", workload.addresses, workload.ports, entry)

@@ -10,12 +10,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip, parse_port
-from control.wire.discovery import EgressMode, MtlsMode, Service, Workload
+from control.wire.discovery import EgressMode, MtlsMode, Resolution, Service, Workload
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.explain import explain as judge
 from nodeagent.policy.plaintext import effective_mode
 from nodeagent.relay.decide import policy_connection, registered_address
-from nodeagent.state.targets import ServiceTarget, Unresolved
+from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 
 _MODES = {
@@ -69,6 +69,12 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
     if isinstance(target, Unresolved):
         left = _outside(client, asked_for, target)
         return Explanation(source, str(asked_for), (*steps, left), "bypasses the mesh" if left.good else "refused")
+    if isinstance(target, ExternalTarget):
+        steps.append(_external_step(target))
+        if not isinstance(client, Workload):
+            return Explanation(source, str(asked_for), tuple(steps), "bypasses the mesh")
+        good = all(step.good for step in steps)
+        return Explanation(source, str(asked_for), tuple(steps), "allowed" if good else "refused")
     if isinstance(target, ServiceTarget):
         steps.append(_service_step(target))
         endpoints: Sequence[Workload] = target.endpoints
@@ -105,6 +111,16 @@ def _source_step(client: Workload, captured: Iterable[str] | None) -> Step:
     if captured is not None and client.uid not in set(captured):
         return Step("source", False, f"{client.uid} is not captured on this node: 'nodeagent doctor' tells why")
     return Step("source", True, f"{client.uid} on {client.node}, as {client.identity}")
+
+
+def _external_step(target: ExternalTarget) -> Step:
+    """A destination outside the mesh that its registry names."""
+    service = target.service
+    dns = service.external is not None and service.external.resolution is Resolution.DNS
+    places = ", ".join(f"{host} port {port}" for host, port in target.places[:MAX_ENDPOINTS]) or "nowhere"
+    found = "looked up" if dns and target.direct is None else "as written down"
+    why = f"{service.uid} is outside the mesh: the agent connects to {places} ({found}), without mutual TLS"
+    return Step("service entry", bool(target.places), f"{why}; no AuthorizationPolicy applies, an EgressPolicy lets it")
 
 
 def _service_step(target: ServiceTarget) -> Step:

@@ -67,7 +67,7 @@ def egress(document: Mapping[str, Any]) -> list[Finding]:
         Finding(f"egress {name}", Level.ODD,
                 f"kept from {len(items)} destinations outside the mesh, the last {items[0]['protocol']}"
                 f" {items[0]['destination']} {items[0]['seconds']:.0f} s ago (REGISTRY_ONLY)",
-                "if it is to get there, register the destination or set mode ALLOW_ANY for it (EgressPolicy)")
+                "if it is to get there, register the destination (ServiceEntry), or set mode ALLOW_ANY for it")
         for name, items in by_workload.items()
     ]  # fmt: skip
 

@@ -94,6 +94,7 @@ class DestinationFlag(IntFlag):
 
     SERVICE = 1
     WORKLOAD = 2
+    EXTERNAL = 4
 
 
 class ConfigFlag(IntFlag):

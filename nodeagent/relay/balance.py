@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Final
-
-from control.wire.discovery import Workload
+from typing import Final, Protocol, TypeVar
 
 FAILURES_TO_EJECT: Final = 3
 FIRST_EJECTION_SECONDS: Final = 1.0
@@ -18,8 +16,23 @@ LONGEST_EJECTION_SECONDS: Final = 60.0
 JITTER: Final = 0.5
 
 
+MAX_FAILING: Final = 8192
+"""Endpoints whose failures are remembered; the one that first failed longest ago is given another chance."""
+
+
+class Endpoint(Protocol):
+    """A workload, or a place outside the mesh."""
+
+    @property
+    def uid(self) -> str:
+        """What it is known by."""
+
+
+E = TypeVar("E", bound=Endpoint)
+
+
 class Balancer:
-    """Live connections and recent failures by workload uid."""
+    """Live connections and recent failures by the uid of the endpoint."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -27,7 +40,7 @@ class Balancer:
         self._failures: dict[str, int] = {}
         self._ejected_until: dict[str, float] = {}
 
-    def choose(self, endpoints: Sequence[Workload], now: float) -> Workload | None:
+    def choose(self, endpoints: Sequence[E], now: float) -> E | None:
         """The better of two random endpoints; None if there is none at all.
 
         If every endpoint is ejected all are tried again: a guess beats a refusal.
@@ -67,6 +80,8 @@ class Balancer:
     def failed(self, uid: str, now: float) -> None:
         """The endpoint could not be connected to; after several in a row it is left out, longer each time."""
         failures = self._failures[uid] = self._failures.get(uid, 0) + 1
+        if len(self._failures) > MAX_FAILING:
+            self.succeeded(next(iter(self._failures)))
         if failures < FAILURES_TO_EJECT:
             return
         doubled = FIRST_EJECTION_SECONDS * 2 ** min(failures - FAILURES_TO_EJECT, 10)

@@ -18,7 +18,7 @@ from nodeagent.policy.evaluate import Denial, Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.protocol.request import ConnectRequest, Hostname
-from nodeagent.state.targets import ServiceTarget, Unresolved
+from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 
 Chooser = Callable[[Sequence[Workload]], Workload | None]
@@ -48,6 +48,28 @@ class OutboundPlan:
     service: Service | None
     protocol: AppProtocol
     permit: Permit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service outside the mesh is reached."""
+
+    host: str
+    """An address, or a name that is to be looked up."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalPlan:
+    """A captured connection leaves the mesh, for something that its registry names: that is what permits it. No policy
+    selects what is outside, and nobody proves an identity there; bytes are passed on as they are.
+    """
+
+    source: Workload
+    source_address: SocketAddress
+    service: Service
+    protocol: AppProtocol
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +129,7 @@ def outbound(
     captured: tuple[int, SocketAddress, SocketAddress],
     choose: Chooser,
     authorizer: Authorizer,
-) -> OutboundPlan | Refusal:
+) -> OutboundPlan | ExternalPlan | Refusal:
     """Decide for a captured connection: (cgroup id, address that it comes from, address that it asked for)."""
     cgroup_id, origin, asked_for = captured
     if not state.ready:
@@ -116,6 +138,8 @@ def outbound(
     if source is None or source.node != node:
         return Refusal(reason=Reason.UNKNOWN_SOURCE, detail=f"cgroup {cgroup_id} belongs to no workload of this node")
     target = _outbound_target(state, source, asked_for, choose)
+    if isinstance(target, ExternalTarget):
+        return _external(source, registered_address(source, origin, asked_for), target)
     if isinstance(target, Refusal):
         return target
     destination, address, service, protocol = target
@@ -136,8 +160,10 @@ def outbound(
 
 def _outbound_target(
     state: NodeState, source: Workload, asked_for: SocketAddress, choose: Chooser
-) -> tuple[Workload, SocketAddress, Service | None, AppProtocol] | Refusal:
+) -> tuple[Workload, SocketAddress, Service | None, AppProtocol] | ExternalTarget | Refusal:
     target = state.resolve(asked_for)
+    if isinstance(target, ExternalTarget):
+        return target
     if isinstance(target, Unresolved):
         return Refusal(reason=target.reason, detail=target.detail, source=source)
     service, protocol = None, AppProtocol.TCP
@@ -156,6 +182,16 @@ def _outbound_target(
         detail = f"workload {destination.uid} has no address"
         return Refusal(reason=Reason.NO_ENDPOINT, detail=detail, source=source, service=service)
     return destination, address, service, protocol
+
+
+def _external(source: Workload, origin: SocketAddress, target: ExternalTarget) -> ExternalPlan | Refusal:
+    places = tuple(Place(host, port) for host, port in target.places)
+    if not places:
+        detail = f"{target.service.hostname} has no endpoint"
+        return Refusal(reason=Reason.NO_ENDPOINT, detail=detail, source=source, service=target.service)
+    return ExternalPlan(
+        source=source, source_address=origin, service=target.service, protocol=target.port.protocol, places=places
+    )
 
 
 def _address_of(workload: Workload, asked_for: SocketAddress, port: int) -> SocketAddress | None:

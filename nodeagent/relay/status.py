@@ -24,7 +24,7 @@ def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
         record = flow.record
         rows.append({
             "id": record.flow_id,
-            "path": "same-node" if flow.second is not None else "tunnel",
+            "path": _path(flow),
             "relayed_because": _relayed_because(flow),
             "reporter": record.reporter.value,
             "source": record.source.uid if record.source else None,
@@ -33,6 +33,7 @@ def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
             "destination_address": str(record.destination_address),
             "service": record.service.uid if record.service else None,
             "tunnel": str(record.tunnel_address) if record.tunnel_address else None,
+            "reached": str(record.reached_address) if record.reached_address else None,
             "security": record.security.value,
             "established": flow.opened,
             "bytes_sent": record.bytes_sent,
@@ -42,6 +43,13 @@ def flow_rows(tracker: Tracker) -> tuple[tuple[dict[str, Any], ...], bool]:
             "traceparent": record.trace_parent,
         })  # fmt: skip
     return tuple(rows), len(tracker) > MAX_ROWS
+
+
+def _path(flow: Flow) -> str:
+    service = flow.record.service
+    if service is not None and service.external is not None:
+        return "external"
+    return "same-node" if flow.second is not None else "tunnel"
 
 
 def _relayed_because(flow: Flow) -> str | None:

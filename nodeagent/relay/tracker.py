@@ -127,7 +127,7 @@ class Tracker:
         """Look again at the flows that these changes (kind, uid) concern; cut those now refused; how many."""
         if self.settings.changed(changed) and self.when_switched is not None:
             self.when_switched()
-        uids = {uid for kind, uid in changed if kind == "workload"}
+        uids = {uid for kind, uid in changed if kind in ("workload", "service")}
         policies = {uid for kind, uid in changed if kind == "policy"}
         if policies:
             uids |= {uid for uid in self._by_workload if self._selected(uid, policies)}
@@ -155,6 +155,9 @@ class Tracker:
         for held in (flow.record.source, flow.record.destination):
             if held is not None and not self._unchanged(held):
                 return Reason.WORKLOAD_REMOVED, f"workload {held.uid} is gone, or is another one now"
+        service = flow.record.service
+        if service is not None and service.external is not None and self._state.service(service.uid) is None:
+            return Reason.ENTRY_REMOVED, f"no ServiceEntry names {service.hostname} any more"
         destination = flow.record.destination
         if flow.permit is None or destination is None:
             return None
@@ -170,4 +173,6 @@ class Tracker:
 
 
 def _ends(flow: Flow) -> set[str]:
-    return {w.uid for w in (flow.record.source, flow.record.destination) if w is not None}
+    ends = {w.uid for w in (flow.record.source, flow.record.destination) if w is not None}
+    service = flow.record.service
+    return ends | {service.uid} if service is not None and service.external is not None else ends

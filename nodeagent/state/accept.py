@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from control.wire.address import MAX_PORT, canonical_ip
+from control.wire.address import MAX_PORT, AddressError, canonical_ip
 from control.wire.codec import decode
 from control.wire.discovery import (
     KINDS,
     AuthorizationPolicy,
     DiscoveryObject,
+    External,
     MeshSettings,
+    Resolution,
     Service,
     TrustBundle,
     Workload,
@@ -123,7 +125,22 @@ def _service(service: Service) -> Service:
     _check_ports("ports", tuple(port.port for port in service.ports))
     _check_ports("target_port", tuple(port.target_port for port in service.ports))
     _check_idle_timeout(service.idle_timeout)
-    return replace(service, addresses=_canonical(service.addresses))
+    external = None if service.external is None else _external(service.external)
+    return replace(service, addresses=_canonical(service.addresses), external=external)
+
+
+def _external(external: External) -> External:
+    endpoints = []
+    for endpoint in external.endpoints:
+        _check_ports("external", tuple(endpoint.ports.values()))
+        try:
+            address = canonical_ip(endpoint.address)
+        except AddressError:
+            if external.resolution is Resolution.STATIC:
+                raise
+            address = endpoint.address.lower()
+        endpoints.append(replace(endpoint, address=address))
+    return replace(external, endpoints=tuple(endpoints))
 
 
 def _policy(policy: AuthorizationPolicy) -> AuthorizationPolicy:

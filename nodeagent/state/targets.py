@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from control.wire.discovery import Service, ServicePort, Workload
+from control.wire.address import SocketAddress
+from control.wire.discovery import Resolution, Service, ServicePort, Workload
 from nodeagent.reasons import Reason
 
 
@@ -24,6 +26,26 @@ class ServiceTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalTarget:
+    """A port of a service outside the mesh (``service.external`` is set): asked for by its virtual address, or by one
+    of its own.
+    """
+
+    service: Service
+    port: ServicePort
+    direct: SocketAddress | None
+    """The one of its own; it leads there and nowhere else."""
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """(address or name, port) of each place where it can be reached."""
+        if self.direct is not None:
+            return ((self.direct.ip, self.direct.port),)
+        endpoints = self.service.external.endpoints if self.service.external is not None else ()
+        return tuple((e.address, e.ports.get(self.port.name, self.port.target_port)) for e in endpoints)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadTarget:
     """A workload's own address and one of its ports."""
 
@@ -39,7 +61,7 @@ class Unresolved:
     detail: str
 
 
-Target = ServiceTarget | WorkloadTarget
+Target = ServiceTarget | ExternalTarget | WorkloadTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +81,12 @@ class Applied:
     rejected: tuple[str, ...]
     """Items that could not be read, in words, bounded in number; each counts as not received."""
     snapshot: bool
+
+
+def external_sockets(service: Service) -> Iterator[tuple[SocketAddress, ServicePort]]:
+    """The addresses and ports outside the mesh that are written down for a service (STATIC); none for others."""
+    if service.external is None or service.external.resolution is not Resolution.STATIC:
+        return
+    for endpoint in service.external.endpoints:
+        for port in service.ports:
+            yield SocketAddress(endpoint.address, endpoint.ports.get(port.name, port.target_port)), port

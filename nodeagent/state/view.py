@@ -24,7 +24,15 @@ from control.wire.watch import Batch
 from nodeagent.reasons import Reason
 from nodeagent.state.accept import Key, accept
 from nodeagent.state.index import Index
-from nodeagent.state.targets import Applied, MissingPolicy, ServiceTarget, Unresolved, WorkloadTarget
+from nodeagent.state.targets import (
+    Applied,
+    ExternalTarget,
+    MissingPolicy,
+    ServiceTarget,
+    Unresolved,
+    WorkloadTarget,
+    external_sockets,
+)
 
 T = TypeVar("T", Workload, Service, AuthorizationPolicy, TrustBundle, MeshSettings)
 
@@ -49,6 +57,7 @@ class _Indexes:
         self.vip_hosts: Index[str, Service] = Index()
         self.services_of: Index[str, Service] = Index()
         self.by_hostname: Index[str, Service] = Index()
+        self.externals: Index[SocketAddress, tuple[Service, ServicePort]] = Index()
 
     def add_workload(self, workload: Workload) -> None:
         uid = workload.uid
@@ -73,12 +82,15 @@ class _Indexes:
         self.vip_hosts.add(service.addresses, service.uid, service)
         self.services_of.add(service.endpoints, service.uid, service)
         self.by_hostname.add((service.hostname.lower(),), service.uid, service)
+        for address, port in external_sockets(service):
+            self.externals.add((address,), service.uid, (service, port))
 
     def remove_service(self, service: Service) -> None:
         self.vips.remove(_vips(service), service.uid)
         self.vip_hosts.remove(service.addresses, service.uid)
         self.services_of.remove(service.endpoints, service.uid)
         self.by_hostname.remove((service.hostname.lower(),), service.uid)
+        self.externals.remove((address for address, _ in external_sockets(service)), service.uid)
 
 
 def _sockets(workload: Workload) -> list[SocketAddress]:
@@ -104,7 +116,7 @@ class NodeState:
         self._unreadable: set[Key] = set()
         self._index = _Indexes()
         # answers already put together, dropped when the service or one of its endpoints changes
-        self._targets: dict[SocketAddress, ServiceTarget] = {}
+        self._targets: dict[SocketAddress, ServiceTarget | ExternalTarget] = {}
 
     @property
     def ready(self) -> bool:
@@ -217,8 +229,10 @@ class NodeState:
         for address in _vips(service):
             self._targets.pop(address, None)
 
-    def resolve(self, destination: SocketAddress) -> ServiceTarget | WorkloadTarget | Unresolved:
-        """Where a connection to ``destination`` (canonical) leads. A service's address goes before a workload's."""
+    def resolve(self, destination: SocketAddress) -> ServiceTarget | ExternalTarget | WorkloadTarget | Unresolved:
+        """Where a connection to ``destination`` (canonical) leads. A service's address goes before a workload's, and
+        that before one outside the mesh.
+        """
         target = self._targets.get(destination)
         if target is not None:
             return target
@@ -229,9 +243,15 @@ class NodeState:
         workload = self._index.by_socket.only(destination)
         if workload is not None and not self._index.vips.all(destination):
             return WorkloadTarget(workload, destination.port)
+        outside = self._index.externals.all(destination)
+        if outside and not self._index.vips.all(destination) and not self._index.by_socket.all(destination):
+            service, port = min(outside, key=lambda found: found[0].uid)  # several names may share a server
+            return ExternalTarget(service, port, destination)
         return self._unresolved(destination)
 
-    def _service_target(self, service: Service, port: ServicePort) -> ServiceTarget:
+    def _service_target(self, service: Service, port: ServicePort) -> ServiceTarget | ExternalTarget:
+        if service.external is not None:
+            return ExternalTarget(service, port, None)
         endpoints = tuple(self._workloads[uid] for uid in service.endpoints if uid in self._workloads)
         return ServiceTarget(service, port, endpoints, len(service.endpoints) - len(endpoints))
 

@@ -86,6 +86,7 @@ def _fields(record: FlowRecord, cluster: str) -> list[tuple[str, object]]:
         ("hint", explanation.hint),
         ("traceparent", record.trace_parent),
         ("src.claimed", record.claimed_address),
+        ("dst.reached", record.reached_address),
     ]
 
 

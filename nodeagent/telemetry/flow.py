@@ -42,6 +42,8 @@ class FlowRecord:
     destination_address: SocketAddress | None = None
     """The address that the client asked for (source) or the workload's address and port (destination)."""
     tunnel_address: SocketAddress | None = None
+    reached_address: SocketAddress | None = None
+    """Of a service outside the mesh: the address that the agent connected to."""
     service: Service | None = None
     destination: Workload | None = None
     destination_principal: str | None = None

@@ -20,6 +20,7 @@ from nodeagent.capture.clients import ClientTable
 from nodeagent.capture.inbound import SteerTable
 from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.dns.io.desk import Asking, Desk
+from nodeagent.dns.io.lookup import NameLookup, Resolvers
 from nodeagent.dns.io.service import DnsService
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
@@ -75,6 +76,7 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     dns = _dns(start, known)
     inbound = Inbound(services)
     outbound = Outbound(services, _captured(start), known.enrolled, Balancer(SystemRandom()))
+    outbound.ways_out.lookup = NameLookup(Resolvers(Path(start.resolv_conf)).ask, known.loop.time, known.tasks.spawn)
     if dns is not None:
         outbound.resolver = lambda transport, captured, home: dns.take(
             transport, Asking(captured.destination, captured.cgroup_id), socket if home is None else make_inside(home)

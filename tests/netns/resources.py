@@ -106,6 +106,25 @@ def egress_policy(name: str, mode: str, *, app: str | None = None, namespace: st
     return {"apiVersion": API, "kind": "EgressPolicy", "metadata": metadata, "spec": spec}
 
 
+def service_entry(
+    name: str,
+    *hosts: str,
+    port: int,
+    endpoints: list[dict[str, Any]] | None = None,
+    resolution: str = "STATIC",
+    **extra: Any,
+) -> dict[str, Any]:
+    """Hosts outside the mesh, TLS on 443; ``port`` is where they listen."""
+    spec: dict[str, Any] = {
+        "hosts": list(hosts),
+        "resolution": resolution,
+        "ports": [{"number": 443, "name": "tls", "protocol": "TLS", "targetPort": port}],
+        **({"endpoints": endpoints} if endpoints else {}),
+        **extra,
+    }
+    return {"apiVersion": API, "kind": "ServiceEntry", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
 def from_principal(account: str, namespace: str = NAMESPACE, **more: list[str]) -> dict[str, Any]:
     """A rule that matches one service account."""
     source = {"principals": [f"mesh.internal/ns/{namespace}/sa/{account}"], **more}

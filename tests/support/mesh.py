@@ -65,6 +65,22 @@ def egress(name: str = "default", mode: str = "REGISTRY_ONLY", namespace: str = 
     return resource("EgressPolicy", name, {"mode": mode, **spec}, namespace)
 
 
+def entry(name: str = "pay", namespace: str = "shop", **spec: Any) -> Object:
+    """A ServiceEntry: ``api.example.com``, TLS on 443, at 192.0.2.10."""
+    return resource(
+        "ServiceEntry",
+        name,
+        {
+            "hosts": ["api.example.com"],
+            "resolution": "STATIC",
+            "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}],
+            "endpoints": [{"address": "192.0.2.10"}],
+            **spec,
+        },
+        namespace,
+    )
+
+
 def peer(name: str = "default", mode: str = "STRICT", namespace: str = "shop", **spec: Any) -> Object:
     """A PeerAuthentication."""
     return resource("PeerAuthentication", name, {"mtls": {"mode": mode}, **spec}, namespace)

@@ -7,11 +7,15 @@ from typing import Any
 from control.wire.codec import encode
 from control.wire.discovery import (
     Action,
+    AppProtocol,
     AuthorizationPolicy,
     DiscoveryObject,
+    External,
+    ExternalEndpoint,
     MeshSettings,
     OperationMatch,
     PolicyRule,
+    Resolution,
     Selectors,
     Service,
     ServicePort,
@@ -64,6 +68,25 @@ def service(name: str = "web", namespace: str = "shop", **changes: Any) -> Servi
         "endpoints": (f"{namespace}/{name}-0@1",),
     }
     return Service(**{**fields, **changes})
+
+
+def external(
+    host: str = "api.example.com",
+    *endpoints: ExternalEndpoint,
+    resolution: Resolution = Resolution.STATIC,
+    **changes: Any,
+) -> Service:
+    """A service outside the mesh at 240.240.0.99:443; STATIC: at 192.0.2.10:8443."""
+    places = endpoints or (ExternalEndpoint(address="192.0.2.10" if resolution is Resolution.STATIC else host),)
+    fields: dict[str, Any] = {
+        "uid": f"shop/pay@9/{host}",
+        "hostname": host,
+        "addresses": ("240.240.0.99", "fd6d:6573:68::63"),
+        "ports": (ServicePort(name="tls", port=443, target_port=8443, protocol=AppProtocol.TLS),),
+        "endpoints": (),
+        "external": External(resolution=resolution, endpoints=places),
+    }
+    return service(host, **{**fields, **changes})
 
 
 def policy(

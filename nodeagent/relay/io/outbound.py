@@ -18,8 +18,9 @@ from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.balance import Balancer
-from nodeagent.relay.decide import OutboundPlan, Refusal
+from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.external import ExternalFlow, WaysOut
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
 from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address, small_buffers
@@ -95,6 +96,7 @@ class Outbound:
         self.resolver: Callable[[BaseTransport, CapturedFlow, Namespace | None], None] | None = None
         """Takes over connections to resolvers (TCP port 53) that are not services of the mesh; the network namespace
         is the client's."""
+        self.ways_out = WaysOut(balancer)
 
     @property
     def pool(self) -> Pool:
@@ -134,6 +136,8 @@ class Outbound:
         )
         if isinstance(plan, Refusal):
             self._refuse(leg, source, asked_for, plan)
+        elif isinstance(plan, ExternalPlan):
+            ExternalFlow(services, self.ways_out, leg, plan, asked_for).start()
         elif plan.permit is not None:
             LocalFlow(self, leg, plan, asked_for).start(plan.permit, captured.socket_cookie, source)
         else:

@@ -148,15 +148,17 @@ async def dial(
     *,
     spliced: bool = False,
     inside: Namespace | None = None,
+    outward: bool = False,
 ) -> P:
     """Connect within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see ``connect_reason``).
 
     ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be. ``inside`` another
-    network namespace the connection is made there, to its loopback if the address is not one of its own.
+    network namespace the connection is made there, to its loopback if the address is not one of its own
+    (``outward``: wherever the routes of the namespace lead).
     """
     connecting = _socket(address, inside)
     try:
-        if inside is not None:
+        if inside is not None and not outward:
             address = _in_there(connecting, address)
         if spliced:
             _small_buffers(connecting)

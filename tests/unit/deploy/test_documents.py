@@ -23,7 +23,7 @@ GROUPS: dict[str, click.Group] = {"nodeagent": nodeagent, "control": control, "m
 def resources() -> list[Any]:
     """Every object of the README, and of the example."""
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     return [item for block in blocks for item in yaml.safe_load_all(block)]
 
 

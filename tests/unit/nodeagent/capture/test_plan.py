@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import Service, ServicePort
+from control.wire.discovery import ExternalEndpoint, Resolution, Service, ServicePort
 from nodeagent.capture.plan import Entry, destinations_of, difference, enrol, tag
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
-from tests.support.objects import workload
+from tests.support.objects import external, workload
 
 
 def service(*addresses: str, ports: tuple[int, ...] = (80,)) -> Service:
@@ -33,6 +33,23 @@ def test_every_service_and_workload_address_is_a_destination() -> None:
         SocketAddress("10.0.0.1", 8080): own, SocketAddress("10.0.0.1", 8081): own,
         SocketAddress("fd00::1", 8080): own, SocketAddress("fd00::1", 8081): own,
     }  # fmt: skip
+
+
+def test_what_is_outside_and_written_down_is_a_destination_too() -> None:
+    host = external(
+        "a.example.com",
+        ExternalEndpoint(address="192.0.2.1"),
+        ExternalEndpoint(address="2001:db8::1", ports={"tls": 9}),
+    )
+    looked_up = external("b.example.com", resolution=Resolution.DNS, addresses=("240.240.0.98",))
+    found = destinations_of([host, looked_up], []).entries
+    assert set(found) == {
+        SocketAddress("192.0.2.1", 8443), SocketAddress("2001:db8::1", 9), SocketAddress("240.240.0.99", 443),
+        SocketAddress("fd6d:6573:68::63", 443), SocketAddress("240.240.0.98", 443),
+    }  # fmt: skip
+    assert found[SocketAddress("192.0.2.1", 8443)].flags == DestinationFlag.EXTERNAL
+    ours = workload(addresses=("192.0.2.1",), ports=(8443,))
+    assert destinations_of([host], [ours]).entries[SocketAddress("192.0.2.1", 8443)].flags == DestinationFlag.WORKLOAD
 
 
 def test_a_service_port_is_what_is_asked_for_not_where_it_listens() -> None:

@@ -11,7 +11,7 @@ from nodeagent.doctor.command import state_of
 from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
 from nodeagent.manager.facts import state_document
 from nodeagent.state.view import NodeState
-from tests.support.objects import policy, rule, service, snapshot, workload
+from tests.support.objects import external, policy, rule, service, snapshot, workload
 
 WEB = replace(workload("web-0"), policies=("shop/p",))
 CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",), ports=())
@@ -78,6 +78,16 @@ def test_the_egress_policy_decides_about_what_is_not_in_the_mesh(destination: st
     told = explain(state, "shop/client", destination)
     assert told.verdict == verdict
     assert ("shop/no-way@7" in whys(told) and "EPERM" in whys(told)) == (verdict == "refused")
+
+
+@pytest.mark.parametrize("destination", ["api.example.com", "240.240.0.99:443", "192.0.2.10:8443"])
+def test_a_registered_host_is_reached_whatever_the_egress_policy(destination: str) -> None:
+    state = NodeState()
+    state.apply(snapshot(CONFINED, external()))
+    told = explain(state, "shop/client", destination)
+    assert told.verdict == "allowed" and "192.0.2.10 port 8443" in whys(told) and "shop/pay@9" in whys(told)
+    assert explain(state, "shop/client", "192.0.2.10:443").verdict == "refused", "another port of it is not registered"
+    assert explain(state, "192.0.2.77", destination).verdict == "bypasses the mesh"
 
 
 def test_a_source_that_is_not_captured_is_told(state: NodeState) -> None:

@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import Action, AppProtocol, MtlsMode, ServicePort, SourceMatch
+from control.wire.discovery import (
+    Action,
+    AppProtocol,
+    ExternalEndpoint,
+    MtlsMode,
+    Resolution,
+    ServicePort,
+    SourceMatch,
+)
 from control.wire.ids import SpiffeId
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.decide import InboundPlan, OutboundPlan, PlaintextPlan, Refusal
+from nodeagent.relay.decide import ExternalPlan, InboundPlan, OutboundPlan, Place, PlaintextPlan, Refusal
 from nodeagent.relay.protocol.request import ConnectRequest, Hostname
 from nodeagent.state.view import NodeState
-from tests.support.objects import delta, gone, policy, rule, service, snapshot, workload
+from tests.support.objects import delta, external, gone, policy, rule, service, snapshot, workload
 
 CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",), ports=())
 WEB = workload(addresses=("10.0.0.1", "fd00::1"))
@@ -292,3 +300,42 @@ def test_policy_about_plaintext(action: Action, source: SourceMatch, admitted: b
         assert isinstance(plan, PlaintextPlan)
     else:
         refused(plan, Reason.POLICY_DENIED)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "places"),
+    [
+        (SocketAddress("240.240.0.99", 443), (Place("192.0.2.10", 8443), Place("db.example.com", 9))),
+        (SocketAddress("fd6d:6573:68::63", 443), (Place("192.0.2.10", 8443), Place("db.example.com", 9))),
+    ],
+)
+def test_to_a_host_outside_the_mesh(asked_for: SocketAddress, places: tuple[Place, ...]) -> None:
+    endpoints = (ExternalEndpoint(address="192.0.2.10"), ExternalEndpoint(address="db.example.com", ports={"tls": 9}))
+    host = external("api.example.com", *endpoints, resolution=Resolution.DNS)
+    plan = outbound(state_of(CLIENT, host), asked_for)
+    assert isinstance(plan, ExternalPlan)
+    assert (plan.source, plan.service, plan.protocol, plan.places) == (CLIENT, host, AppProtocol.TLS, places)
+
+
+def test_a_registered_address_leads_to_itself_and_to_one_name() -> None:
+    first, second = (
+        external(name, ExternalEndpoint(address="192.0.2.10"), ExternalEndpoint(address="192.0.2.11"), addresses=(vip,))
+        for name, vip in (("b.example.com", "240.240.0.98"), ("a.example.com", "240.240.0.97"))
+    )
+    plan = outbound(state_of(CLIENT, first, second), SocketAddress("192.0.2.11", 8443))
+    assert isinstance(plan, ExternalPlan)
+    assert plan.places == (Place("192.0.2.11", 8443),) and plan.service.hostname == "a.example.com"
+
+
+def test_a_workloads_address_stays_the_workloads() -> None:
+    host = external("api.example.com", ExternalEndpoint(address="10.0.0.1", ports={"tls": 8080}))
+    plan = outbound(state_of(CLIENT, WEB, host), SocketAddress("10.0.0.1", 8080))
+    assert isinstance(plan, OutboundPlan) and plan.destination == WEB
+
+
+def test_an_entry_whose_addresses_cannot_be_read_is_not_received() -> None:
+    host = external("api.example.com", ExternalEndpoint(address="not an address"))
+    state = NodeState()
+    applied = state.apply(snapshot(CLIENT, host))
+    assert applied.rejected and state.service(host.uid) is None
+    assert isinstance(outbound(state, SocketAddress("240.240.0.99", 443)), Refusal)

@@ -39,7 +39,7 @@ def fields(line: str) -> dict[str, str]:
 
 def test_a_line_has_exactly_the_keys_of_the_convention() -> None:
     found = fields(format_line(record()))
-    assert list(found) == ["time", *TCP_KEYS, "reason", "fault", "hint", "traceparent", "src.claimed"]
+    assert list(found) == ["time", *TCP_KEYS, "reason", "fault", "hint", "traceparent", "src.claimed", "dst.reached"]
 
 
 def test_a_line_says_what_happened() -> None:
