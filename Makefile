@@ -7,13 +7,16 @@ PY     := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
 STAMPS := build/.stamps
 CASES  ?=
+VM     := build/vm
 # BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,MESH_SOAK_ROUNDS,MESH_SOAK_STALL_SECONDS,MESH_SOAK_OUTPUT,CI)
 
-.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
+.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz vm vm-matrix setup-vm bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+VM_OPTIONS = $(if $(TESTS),--tests "$(TESTS)") $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ACCEL),--accel $(ACCEL))
 
 # --- what everything needs -------------------------------------------------------------------------------------------
 setup: $(STAMPS)/packages $(VENV)/.installed bpf ## install what is missing (apt, .venv) and build the BPF object
@@ -27,6 +30,18 @@ $(STAMPS)/packages-bench: .ci/packages
 	@.ci/packages bench
 	@mkdir -p $(@D) && touch $@
 
+$(STAMPS)/packages-vm: .ci/packages
+	@.ci/packages vm
+	@mkdir -p $(@D) && touch $@
+
+setup-vm: setup $(STAMPS)/packages-vm $(VM)/venv/.installed
+
+$(VM)/venv/.installed: vm-lab/requirements.lock
+	@test -x $(VM)/venv/bin/python || python3 -m venv $(VM)/venv
+	@echo "setup: installing virtme-ng into $(VM)/venv"
+	@$(VM)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
 $(VENV)/.installed: requirements.lock pyproject.toml | $(STAMPS)/packages
 	@test -x $(PY) || python3 -m venv $(VENV)
 	@echo "setup: installing the locked Python packages into $(VENV)"
@@ -39,6 +54,7 @@ bpf: $(STAMPS)/packages ## build the BPF object
 
 lock: ## resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header vm-lab/requirements.in -o vm-lab/requirements.lock
 
 root:
 	@test -z "$(ROOT)" || command -v sudo >/dev/null || { \
@@ -76,6 +92,13 @@ netns: setup root ## whole stories over two nodes made of network namespaces
 
 fuzz: setup ## bounded fuzzing of everything that reads bytes from others
 	$(PYTEST) -q tests/fuzz
+
+vm: setup-vm ## the kernel and netns tests on other kernels of Debian: KERNEL="6.1 7.x"; TESTS=all, MINUTES, ACCEL=kvm|tcg
+	@test -n "$(KERNEL)" || { echo 'which one? for example: make vm KERNEL=6.1, or KERNEL="6.12 7.x"' >&2; exit 2; }
+	@PYTHONPATH=vm-lab $(PY) -m vmlab $(VM_OPTIONS) $(KERNEL)
+
+vm-matrix: setup-vm ## ... on 6.1, 6.12, 6.18 and the newest 7, one after another; writes the table in vm-lab/README.md
+	@PYTHONPATH=vm-lab $(PY) -m vmlab $(VM_OPTIONS) --keep $(KERNEL)
 
 test: setup root ## unit, property, contract, kernel and netns; a skipped kernel test is a failure
 	@MESH_REQUIRE_KERNEL=1 $(ROOT) .ci/floors

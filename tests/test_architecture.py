@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("nodeagent", "control")
+PACKAGES = ("nodeagent", "control", "vm-lab/vmlab")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}

@@ -23,6 +23,9 @@ CONTROL_PROGRAM = "mesh_splice_control"
 VERDICT_PROGRAM = "mesh_splice_verdict"
 CGROUP_PROGRAMS = {"mesh_splice_sockops": 3, "mesh_splice_option": 22}
 """Program -> the kernel's attach type (BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT)."""
+TRACEPOINT = "sock_recv_length"
+TRACEPOINT_SINCE = "6.3"
+"""The only one of those below that some supported kernels lack."""
 TRACING_PROGRAMS = ("mesh_splice_received", "mesh_splice_reading")
 FIONREAD_PROGRAM = "mesh_splice_asking"
 """Attached only where FIONREAD leaves redirected bytes out."""

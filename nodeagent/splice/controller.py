@@ -17,7 +17,14 @@ from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
 from nodeagent.splice.abi import Answer, Count, Flag, Operation, Switch
-from nodeagent.splice.kernel import Runner, attach_to_map, attach_tracing, load_if_there, splice_calls
+from nodeagent.splice.kernel import (
+    Runner,
+    attach_to_map,
+    attach_tracing,
+    load_if_there,
+    require_tracepoint,
+    splice_calls,
+)  # fmt: skip
 from nodeagent.splice.splicer import program_pin
 
 if TYPE_CHECKING:
@@ -191,6 +198,7 @@ class SpliceController:
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _load(self, pin_dir: Path) -> None:
+        require_tracepoint(abi.TRACEPOINT, abi.TRACEPOINT_SINCE)
         origin = map_pin(pin_dir, ORIGIN_MAP)
         if not origin.exists():
             raise LoaderError(f"{origin} is missing: capture has to be in force before anything can be spliced")

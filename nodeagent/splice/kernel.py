@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from nodeagent.loader.errors import FeatureMissingError
 from nodeagent.loader.sys import Libbpf, libbpf
+
+_BPF_TRACE_RAW_TP = 23
 
 _CDEF = """
 struct bpf_test_run_opts {
@@ -19,9 +22,6 @@ int bpf_raw_tracepoint_open(const char *name, int prog);
 int bpf_program__set_autoload(struct bpf_program *prog, bool autoload);
 int libbpf_find_vmlinux_btf_id(const char *name, int attach_type);
 """
-
-
-_BPF_TRACE_RAW_TP = 23
 
 
 @cache
@@ -61,6 +61,14 @@ def attach_to_map(program_fd: int, map_fd: int, attach_type: int) -> None:
     sys.check(sys.lib.bpf_prog_attach(program_fd, map_fd, attach_type, 0), "cannot attach to the socket map")
 
 
+def require_tracepoint(name: str, since: str) -> None:
+    """FeatureMissingError if the running kernel lacks it; ``since`` which Linux has it."""
+    if not _has_tracepoint(name):
+        raise FeatureMissingError(
+            f"this kernel has no tracepoint {name}, which tells what was read; Linux has it from {since} on"
+        )
+
+
 def attach_tracing(program_fd: int) -> int:
     """A link on the tracepoint that the program was loaded for; in force as long as it is held."""
     sys = splice_calls()
@@ -69,8 +77,12 @@ def attach_tracing(program_fd: int) -> int:
 
 def load_if_there(program: Any, tracepoint: str) -> bool:
     """Have a program loaded with its object if the kernel has the tracepoint that it is for; whether it has."""
-    sys = splice_calls()
-    if sys.lib.libbpf_find_vmlinux_btf_id(tracepoint.encode(), _BPF_TRACE_RAW_TP) < 0:
+    if not _has_tracepoint(tracepoint):
         return False
+    sys = splice_calls()
     sys.check(sys.lib.bpf_program__set_autoload(program, True), "cannot have a program loaded")
     return True
+
+
+def _has_tracepoint(name: str) -> bool:
+    return int(splice_calls().lib.libbpf_find_vmlinux_btf_id(name.encode(), _BPF_TRACE_RAW_TP)) >= 0

@@ -34,11 +34,13 @@ from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import probe
 from nodeagent.loader.objects import OBJECT_PATH
 from nodeagent.namespaces.handle import current_cookie
+from tests.support.degraded import flips, says_why
+from tests.support.pace import patient
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
 CAPTURE_PORT = 15001
-CLIENT_SECONDS = 10.0
+CLIENT_SECONDS = patient(10.0)
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,6 +62,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _why_not() if mine else None
     for item in mine if reason else ():
         item.add_marker(pytest.mark.skip(reason=f"the kernel cannot be tested here: {reason}"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """On a kernel that cannot splice: the controller refuses, says why, and leaves nothing."""
+    if not flips(pyfuncitem):
+        return None
+    from tests.kernel.splicing import SpliceLab  # which needs this module
+
+    lab = pyfuncitem.funcargs["lab"]
+    with pytest.raises(LoaderError) as refused:
+        SpliceLab(lab)
+    says_why(str(refused.value))
+    assert not list(lab.bpffs.glob("**/splice/*/*"))
+    return True
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from nodeagent.splice.controller import SpliceController, SpliceSettings
 from nodeagent.splice.scratch import Scratch, ScratchFlow
 from nodeagent.splice.splicer import Splicer
 from tests.kernel.conftest import Family, Lab
+from tests.support.pace import patient
 
 CHUNK = 256 * 1024
 
@@ -129,7 +130,7 @@ def tcp_memory() -> int:
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
     """Look again and again, for so long."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.002)

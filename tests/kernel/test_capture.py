@@ -13,6 +13,7 @@ from control.wire.address import SocketAddress
 from nodeagent.loader.abi import MAX_DEPTH, ConfigFlag
 from nodeagent.loader.maps import Settings
 from tests.kernel.conftest import CAPTURE_PORT, FAMILIES, Family, Node, connect, workload
+from tests.support.pace import patient
 
 V4 = FAMILIES[0]
 IPPROTO_MPTCP = 262
@@ -143,7 +144,7 @@ def test_a_multipath_connection_is_captured(node: Node, family: Family) -> None:
 
     def open_mptcp() -> None:
         with socket.socket(family.af, socket.SOCK_STREAM, IPPROTO_MPTCP) as client:
-            client.settimeout(5)
+            client.settimeout(patient(5))
             client.connect((family.address(family.virtual), 80))
 
     try:

@@ -10,11 +10,14 @@ import pytest
 from nodeagent.splice.splicer import SpliceState
 from tests.kernel.conftest import Family, Lab
 from tests.kernel.splicing import Sender, SpliceLab, read_all, transfer
+from tests.support.degraded import can_splice
+
+pytestmark = pytest.mark.splice
 
 
 @pytest.fixture
-def splice(lab: Lab) -> SpliceLab:
-    return SpliceLab(lab)
+def splice(lab: Lab) -> SpliceLab | None:
+    return SpliceLab(lab) if can_splice() else None
 
 
 def test_both_directions_are_spliced_after_a_few_exchanges(splice: SpliceLab, family: Family) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 import time
 
+import pytest
+
 from nodeagent.splice.controller import SpliceController
 from nodeagent.splice.scratch import Agent
 from nodeagent.splice.splicer import Splicer, SpliceState
 from tests.kernel.conftest import CLIENT_SECONDS, Family, Node, finish, setns
 from tests.kernel.splicing import enter
+
+pytestmark = pytest.mark.splice
 
 EXCHANGES = 20
 

@@ -15,6 +15,10 @@ from nodeagent.splice.controller import SpliceController, SpliceSettings
 from nodeagent.splice.scratch import ScratchFlow
 from tests.kernel.conftest import Family, Lab
 from tests.kernel.splicing import Sender, SpliceLab, read_all, tcp_memory, transfer, wait_until
+from tests.support.degraded import can_splice
+from tests.support.pace import patient
+
+pytestmark = pytest.mark.splice
 
 LIMIT = 4 << 20
 TCP_BUFFERS = 24 << 20
@@ -25,8 +29,8 @@ own count is at or below zero on a quiet machine, where each processor's reserve
 
 
 @pytest.fixture
-def splice(lab: Lab) -> SpliceLab:
-    return SpliceLab(lab, SpliceSettings(limit=LIMIT))
+def splice(lab: Lab) -> SpliceLab | None:
+    return SpliceLab(lab, SpliceSettings(limit=LIMIT)) if can_splice() else None
 
 
 def ways(splice: SpliceLab, flow: ScratchFlow) -> tuple[dict[str, int], dict[str, int]]:
@@ -38,8 +42,8 @@ def ways(splice: SpliceLab, flow: ScratchFlow) -> tuple[dict[str, int], dict[str
 def test_a_receiver_that_stops_holds_its_sender(splice: SpliceLab, family: Family) -> None:
     size = 64 << 20
     with splice.spliced(family) as flow:
-        flow.client.settimeout(20)
-        flow.agent.ends[1].settimeout(20)
+        flow.client.settimeout(patient(20))
+        flow.agent.ends[1].settimeout(patient(20))
         before = tcp_memory()
         sender = Sender(flow.client, size)
         sender.start()
@@ -76,7 +80,7 @@ def test_many_switches_keep_the_order(splice: SpliceLab, family: Family) -> None
     """The receiver pauses whenever it caught up a little, so that the path changes again and again."""
     size, step = 96 << 20, 6 << 20
     with splice.spliced(family) as flow:
-        flow.client.settimeout(20)
+        flow.client.settimeout(patient(20))
         sender = Sender(flow.client, size)
         sender.start()
         last = [0]
@@ -104,7 +108,7 @@ def test_order_between_processes(splice: SpliceLab, family: Family, write: int) 
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            flow.client.settimeout(30)
+            flow.client.settimeout(patient(30))
             content = dice.randbytes(size)
             for start in range(0, size, write):
                 flow.client.sendall(content[start : start + write])
@@ -116,7 +120,7 @@ def test_order_between_processes(splice: SpliceLab, family: Family, write: int) 
                 del stalls[0]
                 time.sleep(dice.choice((0.002, 0.02, 0.05)))
 
-        flow.server.settimeout(30)
+        flow.server.settimeout(patient(30))
         digest = read_all(flow.server, size, pause)
         assert digest == os.read(reader, 100).decode()
         os.waitpid(pid, 0)
@@ -163,7 +167,7 @@ def test_two_threads_write_one_socket(splice: SpliceLab, family: Family) -> None
     """Messages of both arrive whole and each thread's in order."""
     count, length = 3000, 512
     with splice.spliced(family) as flow:
-        flow.client.settimeout(20)
+        flow.client.settimeout(patient(20))
 
         def write(name: int) -> None:
             for number in range(count):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nodeagent.splice import selftest
 from nodeagent.splice.selftest import Item, Result, SelfTest
 from tests.kernel.conftest import FAMILIES, Lab
 from tests.kernel.splicing import SpliceLab
+from tests.support.pace import patient
 
 
+@pytest.mark.splice
 def test_everything_passes_on_this_kernel(lab: Lab) -> None:
     splice = SpliceLab(lab)
     found = selftest.run(splice.pins.path, lab.root)
@@ -15,13 +19,14 @@ def test_everything_passes_on_this_kernel(lab: Lab) -> None:
     assert [item for item in found.items if item.result is Result.FAIL] == []
     assert found.off == ""
     assert len(found.items) == 15
-    assert sum(item.milliseconds for item in found.items) < 3000  # it takes about 500; this machine is shared
+    assert sum(item.milliseconds for item in found.items) < patient(3000)  # it takes about 500; this machine is shared
     assert list(lab.root.glob("nodemesh-selftest-*")) == []
     splice.controller.sweep()
     assert splice.controller.status().flows == 0
     assert splice.controller.queued() == 0
 
 
+@pytest.mark.splice
 def test_what_it_says_when_the_splice_is_stopped(lab: Lab) -> None:
     splice = SpliceLab(lab)
     splice.controller.switch(on=False)
@@ -38,6 +43,7 @@ def test_what_a_failure_means() -> None:
     assert SelfTest((), 1.0).off
 
 
+@pytest.mark.splice
 def test_the_controller_obeys_it(lab: Lab) -> None:
     splice = SpliceLab(lab)
     splice.controller.obey(SelfTest((Item("bulk", Result.FAIL, "x"),), 1.0))

@@ -14,6 +14,8 @@ from tests.kernel.conftest import Lab
 from tests.kernel.soak import AT_ONCE, Soak, table, write
 from tests.kernel.splicing import SpliceLab
 
+pytestmark = pytest.mark.splice
+
 ROUNDS = int(os.environ.get("MESH_SOAK_ROUNDS", "12"))
 STALL_SECONDS = float(os.environ.get("MESH_SOAK_STALL_SECONDS", "5"))
 OUTPUT = os.environ.get("MESH_SOAK_OUTPUT", "")

@@ -12,6 +12,9 @@ import pytest
 
 from tests.kernel.conftest import FAMILIES, Lab
 from tests.kernel.splicing import SpliceLab
+from tests.support.pace import patient
+
+pytestmark = pytest.mark.splice
 
 SIZE = 256 << 20
 EXCHANGES = 3000
@@ -78,7 +81,7 @@ def test_speed(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
             socket.create_connection(listener.getsockname(), 10) as client,
             listener.accept()[0] as server,
         ):
-            server.settimeout(10)
+            server.settimeout(patient(10))
             rows["direct"].append((bulk(client, server), round_trip(client, server)))
         for name in ("relay", "splice"):
             splice.controller.switch(on=name == "splice")

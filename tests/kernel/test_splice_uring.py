@@ -19,6 +19,10 @@ from tests.kernel import uring
 from tests.kernel.conftest import Family, Lab
 from tests.kernel.splicing import Sender, SpliceLab, read_all, transfer, wait_until
 from tests.kernel.uring import Message, Ring, Vector, ring
+from tests.support.degraded import can_splice
+from tests.support.pace import patient
+
+pytestmark = pytest.mark.splice
 
 SIZE = 12 << 20
 PIECE = 200_000
@@ -27,8 +31,8 @@ NOWHERE = 2**64 - 1
 
 
 @pytest.fixture
-def splice(lab: Lab) -> SpliceLab:
-    return SpliceLab(lab)
+def splice(lab: Lab) -> SpliceLab | None:
+    return SpliceLab(lab) if can_splice() else None
 
 
 def counted(splice: SpliceLab, flow: ScratchFlow) -> tuple[int, int]:
@@ -63,7 +67,7 @@ def test_writers(splice: SpliceLab, family: Family, blocking: bool) -> None:
 
     with splice.spliced(family) as flow:
         flow.client.setblocking(blocking)
-        flow.server.settimeout(20)
+        flow.server.settimeout(patient(20))
         before = counted(splice, flow)[0]
         writer = threading.Thread(target=write, args=(flow.client,))
         writer.start()
@@ -78,7 +82,7 @@ def test_writers(splice: SpliceLab, family: Family, blocking: bool) -> None:
         assert read_all(flow.server, SIZE, pause) == hashlib.sha256(content).hexdigest()
         writer.join()
         assert counted(splice, flow)[0] - before > SIZE // 2, "most of it was relayed"
-        flow.client.settimeout(2)
+        flow.client.settimeout(patient(2))
         flow.warm_up()
 
 
@@ -104,7 +108,7 @@ def test_readers(splice: SpliceLab, family: Family, blocking: bool, code: int) -
             assert into.raw[:got] == b"question"
             flow.server.sendall(b"answer")
             assert flow.client.recv(10) == b"answer"
-        flow.client.settimeout(20)
+        flow.client.settimeout(patient(20))
         sender = Sender(flow.client, SIZE)
         sender.start()
         found, left = hashlib.sha256(), SIZE
@@ -196,7 +200,7 @@ def test_zero_copy_requests_keep_a_flow_out(splice: SpliceLab, family: Family, w
     content = os.urandom(PIECE)
     with splice.flow(family) as flow, ring() as on:
         sender, reader = (flow.client, flow.server) if who == "client" else (flow.server, flow.client)
-        reader.settimeout(5)
+        reader.settimeout(patient(5))
         for _ in range(8):
             taken = _send_zero_copy(on, sender, content)
             assert taken > 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from tests.netns import place
 from tests.netns.lab import Mesh
+from tests.netns.relayed import assert_degraded
 from tests.netns.shop import Behind, Family, Shop
+from tests.support.degraded import flips
 
 MESHES = pytest.StashKey[list[Mesh]]()
 
@@ -26,6 +29,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for mesh in item.config.stash[MESHES]:
             report.sections.append((f"mesh {mesh.place.name}", mesh.report()))
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """On a kernel that cannot splice a story of the splice proves that its flows are relayed, and that it is told."""
+    if not flips(pyfuncitem):
+        return None
+    shop = next(value for value in pyfuncitem.funcargs.values() if isinstance(value, Shop))
+    assert_degraded(shop, pyfuncitem.funcargs.get("family", Family.V4))
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,10 +83,12 @@ def _shops(config: pytest.Config) -> Generator[MakeShop, None, None]:
 
 
 @pytest.fixture(scope="session")
-def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
-    """The mesh that most stories share."""
+def shop(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> Iterator[Shop]:
+    """The mesh that most stories share. What its agent says of the splice goes into the JUnit report."""
     shops = _shops(request.config)
-    yield next(shops)()
+    shop = next(shops)()
+    record_testsuite_property("splice", json.dumps(shop.mesh.a.nodeagent("status", "-o", "json")["splice"]))
+    yield shop
     shops.close()
 
 

@@ -29,6 +29,7 @@ from tests.netns import reading
 from tests.netns import resources as written
 from tests.netns.place import Place, Site, kill_all, processes
 from tests.netns.spot import Spot
+from tests.support.pace import SLOW, patient
 
 T = TypeVar("T")
 BIN = Path(sys.executable).parent
@@ -47,6 +48,7 @@ class LabError(Exception):
 
 def eventually(check: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
     """The first true answer of `check`; AssertionErrors and OSErrors mean: not yet. Fails with the last one."""
+    within = patient(within)
     deadline = time.monotonic() + within
     last: BaseException | None = None
     pause = 0.01
@@ -129,7 +131,7 @@ class Node:
         assert self.agent is not None
         processes = self.agent_processes()
         self.agent.send_signal(how)
-        status = self.agent.wait(STOP_SECONDS)
+        status = self.agent.wait(patient(STOP_SECONDS))
         eventually(
             lambda: all(reading.gone(pid) for pid in processes) and not self.agent_processes(),
             within=STOP_SECONDS,
@@ -204,6 +206,7 @@ class Mesh:
             "HOME": str(self.place.directory),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
+            "MESH_SLOW": str(SLOW),
             "NODEMESH_CONTROL": self.control_url,
             "NODEMESH_CREDENTIALS": str(self.control_state / "operator"),
         }
@@ -267,7 +270,7 @@ class Mesh:
         """End control."""
         assert self.control is not None
         self.control.send_signal(how)
-        self.control.wait(STOP_SECONDS)
+        self.control.wait(patient(STOP_SECONDS))
         self.control = None
 
     # --- the operator ---

@@ -17,10 +17,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.pace import patient
+
 PREFIX = "nmlab-"
 KEEP = "keep"
 """Owner of a lab that outlives the program that made it (`make up`)."""
-KILL_SECONDS = 10.0
+KILL_SECONDS = patient(10.0)
 LINK = "mesh0"
 """The interface between the nodes, by the same name in each."""
 

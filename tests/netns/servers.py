@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from tests.support.pace import patient
+
 Handler = Callable[[socket.socket], None]
 CHUNK = 256 * 1024
 INLINE_BYTES = 16 * 1024
@@ -55,7 +57,7 @@ class Server:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            connection.settimeout(20)
+            connection.settimeout(patient(20))
             self.connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)

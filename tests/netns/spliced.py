@@ -15,6 +15,7 @@ from tests.netns.lab import Mesh, eventually
 from tests.netns.servers import CHUNK, read_exactly
 from tests.netns.shop import TARGET_PORT, Behind, Family, Shop
 from tests.netns.spot import IO_SECONDS
+from tests.support.pace import patient
 
 ENDS_WITHIN = 5.0
 """Seconds from the end of an agent to the reset of its spliced flows, on a loaded machine."""
@@ -103,7 +104,7 @@ def metric(mesh: Mesh, name: str, **labels: str) -> float:
 
 def assert_reset(end: socket.socket, within: float = ENDS_WITHIN) -> None:
     """A reset, in time, whatever could be read before it; not an end, not a hang."""
-    end.settimeout(within)
+    end.settimeout(patient(within))
     with pytest.raises(ConnectionResetError):
         while end.recv(CHUNK):
             pass

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.netns.place import Site
+from tests.support.pace import patient
 
 MESSAGE_BYTES = 65536
-CALL_SECONDS = 30.0
-IO_SECONDS = 20.0
+CALL_SECONDS = patient(30.0)
+IO_SECONDS = patient(20.0)
 """Time-out of every socket that is handed out: a story that hangs fails."""
 
 

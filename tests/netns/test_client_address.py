@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from tests.netns.lab import eventually
 from tests.netns.resources import service, workload
 from tests.netns.servers import read_all
@@ -44,6 +46,7 @@ def test_a_client_of_the_other_node_is_seen_from_both(shop: Shop, family: Family
             assert seen(shop, shop.server, family, listener, spot) == wanted
 
 
+@pytest.mark.splice
 def test_a_spliced_connection_shows_its_client(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         assert flow.server.getpeername()[1] == flow.client.getsockname()[1]

@@ -19,8 +19,9 @@ from tests.netns.resources import policy
 from tests.netns.servers import echo, read_all, roundtrip
 from tests.netns.shop import PORT, Behind, Family, Shop
 from tests.netns.test_policy import admitted, connected
+from tests.support.pace import patient
 
-REFUSED_WITHIN = 0.5
+REFUSED_WITHIN = patient(0.5)
 """Seconds in which a connection to a mesh without agent must fail: at once, not after retransmissions."""
 
 

@@ -21,6 +21,8 @@ from tests.netns.town import town as make_town
 
 BULK = 8_000_000
 
+pytestmark = pytest.mark.splice
+
 
 @pytest.fixture(scope="module")
 def town(shop: Shop) -> Iterator[Town]:

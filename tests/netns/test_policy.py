@@ -14,6 +14,7 @@ from tests.netns.resources import ROOT_NAMESPACE, from_principal, policy
 from tests.netns.servers import echo, read_all, roundtrip
 from tests.netns.shop import PORT, TARGET_PORT, Behind, Family, Shop
 from tests.netns.spot import Spot
+from tests.support.pace import patient
 
 AT_ONCE = 2.0
 """Seconds from the end of `meshctl apply` to the reset of an open connection; on a loaded machine."""
@@ -50,7 +51,7 @@ def test_deny_resets_what_is_open_and_refuses_what_is_new(shop: Shop, behind: Be
         connected(shop, behind, shop.other, family) as allowed,
     ):
         with shop.mesh.applied(deny):
-            denied.settimeout(AT_ONCE)
+            denied.settimeout(patient(AT_ONCE))
             with pytest.raises(ConnectionResetError):
                 denied.recv(1)
             eventually(lambda: server.errors, what="the server sees the reset too")
@@ -67,7 +68,7 @@ def test_with_an_allow_policy_only_those_it_names(shop: Shop, behind: Behind, fa
     allow = policy("allow-other", "ALLOW", app=behind.name, rules=[from_principal("other")])
     with behind.serve(echo):
         with connected(shop, behind, shop.client, family) as open_before, shop.mesh.applied(allow):
-            open_before.settimeout(AT_ONCE)
+            open_before.settimeout(patient(AT_ONCE))
             with pytest.raises(ConnectionResetError):
                 open_before.recv(1)
             assert refused(shop, behind, shop.client, family)
@@ -148,5 +149,5 @@ def test_a_refused_client_is_told_by_a_reset_not_by_silence(shop: Shop, behind: 
     with behind.serve(echo), shop.mesh.applied(deny):
         eventually(lambda: refused(shop, behind, shop.client, family))
         with pytest.raises(ConnectionResetError), shop.dial(behind, family) as connection:
-            connection.settimeout(AT_ONCE)
+            connection.settimeout(patient(AT_ONCE))
             read_all(connection)

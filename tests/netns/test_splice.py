@@ -27,6 +27,7 @@ OTHER_PORT = 8081
 REPORTERS = ("source", "destination")
 
 
+@pytest.mark.splice
 def test_the_self_test_is_told(shop: Shop) -> None:
     told = shop.mesh.a.nodeagent("status", "-o", "json")["splice"]
     assert told["on"], told["why_not"]
@@ -37,6 +38,7 @@ def test_the_self_test_is_told(shop: Shop) -> None:
     assert metric(shop.mesh, "nodemesh_splice_self_test", result="fail") == 0
 
 
+@pytest.mark.splice
 def test_bytes_arrive_intact_both_ways(shop: Shop, family: Family) -> None:
     data = os.urandom(1_000_000) * (BULK // 1_000_000)
     with spliced(shop, family) as flow:
@@ -46,6 +48,7 @@ def test_bytes_arrive_intact_both_ways(shop: Shop, family: Family) -> None:
         assert redirected(shop) - before > BULK, "most of it was relayed"
 
 
+@pytest.mark.splice
 def test_both_directions_at_once(shop: Shop, family: Family) -> None:
     up, down = os.urandom(BULK), os.urandom(BULK)
     got: list[bytes] = []
@@ -57,6 +60,7 @@ def test_both_directions_at_once(shop: Shop, family: Family) -> None:
     assert got == [down]
 
 
+@pytest.mark.splice
 def test_spliced_bytes_are_counted_and_logged(shop: Shop, family: Family) -> None:
     ends = {"source_workload": "client", "destination_workload": "local"}
     names = ("istio_tcp_received_bytes_total", "istio_tcp_sent_bytes_total")
@@ -85,6 +89,7 @@ def _both_lines(shop: Shop, since: int, port: str) -> list[dict[str, str]]:
     return lines if len(lines) == 2 else []
 
 
+@pytest.mark.splice
 def test_client_ends_first(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         flow.client.sendall(b"x" * 300_000)
@@ -95,6 +100,7 @@ def test_client_ends_first(shop: Shop, family: Family) -> None:
         assert read_all(flow.client) == b""
 
 
+@pytest.mark.splice
 def test_server_ends_first(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         flow.server.sendall(b"x" * 300_000)
@@ -105,6 +111,7 @@ def test_server_ends_first(shop: Shop, family: Family) -> None:
         assert read_all(flow.server) == b""
 
 
+@pytest.mark.splice
 def test_a_close_lets_what_was_sent_arrive(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         flow.client.sendall(b"z" * 500_000)
@@ -112,18 +119,21 @@ def test_a_close_lets_what_was_sent_arrive(shop: Shop, family: Family) -> None:
         assert read_all(flow.server) == b"z" * 500_000
 
 
+@pytest.mark.splice
 def test_a_reset_of_the_client_reaches_the_server(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         reset(flow.client)
         assert_reset(flow.server)
 
 
+@pytest.mark.splice
 def test_a_reset_of_the_server_reaches_the_client(shop: Shop, family: Family) -> None:
     with spliced(shop, family) as flow:
         reset(flow.server)
         assert_reset(flow.client)
 
 
+@pytest.mark.splice
 def test_a_reader_that_stops_holds_the_sender(shop: Shop) -> None:
     """What waits is bounded, and then every byte arrives."""
     with spliced(shop) as flow:
@@ -150,6 +160,7 @@ def test_blocking_readers_are_relayed(shop: Shop, family: Family) -> None:
     assert redirected(shop) == before
 
 
+@pytest.mark.splice
 def test_nginx_sends_a_file_with_sendfile(shop: Shop, family: Family, tmp_path: Path) -> None:
     content = os.urandom(BULK)
     with nginx(shop, tmp_path, content), eventually(lambda: shop.dial(shop.local, family)) as connection:
@@ -193,6 +204,7 @@ def _answers(shop: Shop) -> bool:
         return http_get(connection, "/hello")[0] == 200
 
 
+@pytest.mark.splice
 def test_a_deny_policy_resets_a_spliced_flow_at_once(shop: Shop, family: Family) -> None:
     deny = policy("deny-client", "DENY", app="local", rules=[from_principal("client")])
     since = shop.mesh.a.access_position()
@@ -228,6 +240,7 @@ def test_a_label_keeps_a_workload_in_the_relay(shop: Shop) -> None:
                 assert redirected(shop) == before
 
 
+@pytest.mark.splice
 def test_a_service_that_is_switched_off_is_relayed_from_now_on(shop: Shop, family: Family) -> None:
     """Live flows go back to relay, and are spliced again; none breaks."""
     node, data = shop.mesh.a, os.urandom(1_000_000)
@@ -245,6 +258,7 @@ def test_a_service_that_is_switched_off_is_relayed_from_now_on(shop: Shop, famil
         assert row["relayed_because"] == ""
 
 
+@pytest.mark.splice
 def test_a_workload_that_is_switched_off_is_relayed_from_now_on(shop: Shop) -> None:
     node = shop.mesh.a
     with spliced(shop) as flow:
@@ -258,6 +272,7 @@ def test_a_workload_that_is_switched_off_is_relayed_from_now_on(shop: Shop) -> N
         flow.splice()
 
 
+@pytest.mark.splice
 def test_the_mesh_switches_the_splice_of_every_node(shop: Shop, family: Family) -> None:
     data = os.urandom(1_000_000)
     with spliced(shop, family) as flow:
@@ -274,6 +289,7 @@ def test_the_mesh_switches_the_splice_of_every_node(shop: Shop, family: Family) 
         flow.splice()
 
 
+@pytest.mark.splice
 def test_bytes_that_were_redirected_until_a_cut_are_in_the_log(shop: Shop) -> None:
     """A sender at full speed is cut: no byte that arrived is missing in the record."""
     deny = policy("deny-client", "DENY", app="local", rules=[from_principal("client")])
@@ -290,6 +306,7 @@ def test_bytes_that_were_redirected_until_a_cut_are_in_the_log(shop: Shop) -> No
         assert int(line["bytes_sent"]) >= before + stream.read, line
 
 
+@pytest.mark.splice
 def test_the_kill_switch_takes_live_flows_back_and_breaks_none(shop: Shop, family: Family) -> None:
     node, data = shop.mesh.a, os.urandom(1_000_000)
     with spliced(shop, family) as flow:

@@ -27,9 +27,10 @@ import uvloop
 
 from nodeagent.reasons import Reason
 from nodeagent.telemetry.flow import FlowRecord
+from tests.support.pace import patient
 from tests.support.relay import LOOPBACK, Mesh, Node
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = patient(30)
 PATHS = {"same-node": Mesh.VIP_NEAR, "cross-node": Mesh.VIP_FAR}
 Story = Callable[..., Coroutine[Any, Any, None]]
 
