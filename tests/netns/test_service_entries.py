@@ -26,6 +26,7 @@ from tests.netns.shop import Family, Shop
 from tests.netns.spot import Spot
 from tests.netns.test_dns import ask, run
 from tests.netns.test_egress import leave, mode_of
+from tests.netns.town import Town
 from tests.netns.town import town as make_town
 
 HOST = "api.example.com"
@@ -258,29 +259,33 @@ def test_half_close_passes(abroad: Abroad, family: Family) -> None:
         assert got == 100_000
 
 
-def test_a_workload_in_a_namespace_of_its_own_goes_out_from_there(abroad: Abroad, family: Family) -> None:
+@pytest.fixture(scope="module")
+def town(abroad: Abroad) -> Iterator[Town]:
+    with make_town(abroad.shop) as made:
+        yield made
+
+
+def test_a_workload_in_a_namespace_of_its_own_goes_out_from_there(abroad: Abroad, town: Town, family: Family) -> None:
     """The server has an address that only that namespace knows; another one sees the namespace's own address."""
-    node = abroad.mesh.a
-    with make_town(abroad.shop) as town:
-        pod = town.walker
-        for command in ("addr add 10.97.0.1/32 dev lo", "addr add fd97::1/128 dev lo nodad"):
-            run(pod.outside, "ip", *command.split())
-        hidden = [{"address": "10.97.0.1"}, {"address": "fd97::1"}]
-        with (
-            Server(pod.outside.listen(PORT), echo),
-            abroad.entered(service_entry("hidden", HOST, port=PORT, endpoints=hidden)),
-        ):
-            eventually(lambda: reached(abroad, family, pod.spot))
-            assert not reached(abroad, family), "from the node's own namespace there is no way"
-        near = [{"address": node.v6 if family is Family.V6 else node.v4}]
-        with (
-            node.outside.listen(PORT) as listener,
-            abroad.entered(service_entry("near", HOST, port=PORT, endpoints=near)),
-            eventually(lambda: pod.spot.connect(abroad.vip(family), 443)),
-        ):
-            connection, peer = listener.accept()
-            with connection:
-                assert peer[0].removeprefix("::ffff:") == (pod.v6 if family is Family.V6 else pod.v4)
+    node, pod = abroad.mesh.a, town.walker
+    for command in ("addr replace 10.97.0.1/32 dev lo", "addr replace fd97::1/128 dev lo nodad"):
+        run(pod.outside, "ip", *command.split())
+    hidden = [{"address": "10.97.0.1"}, {"address": "fd97::1"}]
+    with (
+        Server(pod.outside.listen(PORT), echo),
+        abroad.entered(service_entry("hidden", HOST, port=PORT, endpoints=hidden)),
+    ):
+        eventually(lambda: reached(abroad, family, pod.spot))
+        assert not reached(abroad, family), "from the node's own namespace there is no way"
+    near = [{"address": node.v6 if family is Family.V6 else node.v4}]
+    with (
+        node.outside.listen(PORT) as listener,
+        abroad.entered(service_entry("near", HOST, port=PORT, endpoints=near)),
+        eventually(lambda: pod.spot.connect(abroad.vip(family), 443)),
+    ):
+        connection, peer = listener.accept()
+        with connection:
+            assert peer[0].removeprefix("::ffff:") == (pod.v6 if family is Family.V6 else pod.v4)
 
 
 def test_operators_see_it(abroad: Abroad) -> None:
