@@ -37,6 +37,8 @@ static __always_inline __u32 mesh_splice_unsuited(const struct tcp_sock *tp, __u
 		return MESH_SPLICE_OUT_ZEROCOPY;
 	if (sk->sk_rcvlowat > 1)
 		return MESH_SPLICE_OUT_LOWAT;
+	if (sk->sk_peek_off >= 0 || BPF_CORE_READ_BITFIELD(tp, recvmsg_inq))
+		return MESH_SPLICE_OUT_OPTION;
 	if (allow_blocking)
 		return 0;
 	if (reader & MESH_SPLICE_BLOCKS)
@@ -101,6 +103,8 @@ static __always_inline int mesh_splice_enable(struct __sk_buff *skb, struct mesh
 		return MESH_SPLICE_DONE;
 	if (!config || config->flags & MESH_SPLICE_STOPPED || !flow->end[1].cookie)
 		return MESH_SPLICE_WAITING;
+	if (flags & MESH_SPLICE_LEG && config->flags & MESH_SPLICE_NO_LEGS)
+		return MESH_SPLICE_IS_OUT;
 	if (!((flow->way[0].reader | flow->way[1].reader) & MESH_SPLICE_READ))
 		return MESH_SPLICE_WAITING;
 	blocking = config->flags & MESH_SPLICE_ALLOW_BLOCKING;
@@ -117,8 +121,83 @@ static __always_inline int mesh_splice_enable(struct __sk_buff *skb, struct mesh
 	}
 	if (__sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENROLLED) & MESH_SPLICE_OUT)
 		return MESH_SPLICE_IS_OUT;
-	mesh_splice_count(MESH_SPLICE_COUNT_ENROLLED, 1);
+	mesh_splice_count(flags & MESH_SPLICE_LEG ? MESH_SPLICE_COUNT_LEGS : MESH_SPLICE_COUNT_ENROLLED, 1);
 	return MESH_SPLICE_DONE;
+}
+
+/* The counts of a leg that is some messages old. What the agent has read follows from the application's numbers: its own
+ * socket is read by nobody else, and not now. What the application has read was counted from the beginning. Nothing of the
+ * agent's may be on its way, so that the application's socket is still. */
+static __always_inline int mesh_splice_join(struct mesh_splice_flow *flow, const struct tcp_sock *app,
+					    const struct mesh_splice_socket *theirs, const struct tcp_sock *agent,
+					    struct mesh_splice_socket *ours, __u32 agents)
+{
+	struct mesh_splice_way *inward = mesh_splice_inward(flow, agents);
+	struct mesh_splice_way *outward = agents == MESH_SPLICE_CLIENT ? &flow->way[0] : &flow->way[1];
+
+	if (agent->write_seq != agent->snd_una)
+		return MESH_SPLICE_WAITING;
+	if (agent->bytes_received >> 31 || app->bytes_received >> 31)
+		return MESH_SPLICE_REFUSED;
+	ours->base = agent->write_seq - (__u32)app->bytes_received;
+	ours->read = (__u32)(agent->copied_seq - theirs->base);
+	ours->role = agents;
+	ours->flow = flow->end[0].cookie;
+	inward->consumed = ours->read;
+	inward->reader = MESH_SPLICE_READ;
+	outward->consumed = *(const volatile __u64 *)&theirs->read;
+	return MESH_SPLICE_DONE;
+}
+
+/* The flow of a leg: `apps` is the role of the application's end, the other end is the agent's. */
+static __always_inline int mesh_splice_prepare_leg(struct __sk_buff *skb, struct mesh_splice_flow *flow, __u32 apps)
+{
+	__u32 agents = apps == MESH_SPLICE_CLIENT ? MESH_SPLICE_SERVER : MESH_SPLICE_CLIENT;
+	struct mesh_splice_socket *theirs, *ours;
+	struct bpf_sock *app, *agent = NULL;
+	int answer = MESH_SPLICE_NO_SOCKET;
+	__u64 id = flow->end[0].cookie, cookie;
+	struct tcp_sock *to, *from;
+
+	app = mesh_splice_find(skb, apps == MESH_SPLICE_CLIENT ? &flow->end[0] : &flow->end[1]);
+	if (!app)
+		return answer;
+	agent = mesh_splice_find(skb, agents == MESH_SPLICE_CLIENT ? &flow->end[0] : &flow->end[1]);
+	if (!agent)
+		goto release;
+	theirs = bpf_sk_storage_get(&mesh_spl_sock, app, 0, 0);
+	ours = bpf_sk_storage_get(&mesh_spl_sock, agent, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	to = bpf_skc_to_tcp_sock(app);
+	from = bpf_skc_to_tcp_sock(agent);
+	if (!theirs || !ours || !to || !from || theirs->role != apps || theirs->flow || ours->flow)
+		goto release;
+	if (apps == MESH_SPLICE_SERVER) {
+		cookie = to->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
+		if (!cookie)
+			goto release;
+		flow->end[1].cookie = cookie;
+	} else {
+		flow->end[1].cookie = id | MESH_SPLICE_AGENT_END;
+	}
+	flow->flags = MESH_SPLICE_LEG;
+	answer = mesh_splice_join(flow, to, theirs, from, ours, agents);
+	if (answer != MESH_SPLICE_DONE)
+		goto release;
+	cookie = flow->end[1].cookie;
+	answer = MESH_SPLICE_FULL;
+	if (bpf_map_update_elem(&mesh_spl_flow, &id, flow, BPF_NOEXIST))
+		ours->flow = 0;
+	else if (apps == MESH_SPLICE_SERVER && bpf_map_update_elem(&mesh_spl_server, &cookie, &id, BPF_ANY))
+		bpf_map_delete_elem(&mesh_spl_flow, &id);
+	else
+		answer = MESH_SPLICE_DONE;
+	if (answer == MESH_SPLICE_DONE)
+		theirs->flow = id;
+release:
+	if (agent)
+		bpf_sk_release(agent);
+	bpf_sk_release(app);
+	return answer;
 }
 
 static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const struct mesh_splice_request *request)
@@ -135,6 +214,12 @@ static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const stru
 	flow.end[0].agent = request->agent;
 	flow.end[0].netns = request->netns[0];
 	flow.end[1].netns = request->netns[1];
+	if (request->operation != MESH_SPLICE_PREPARE) {
+		flow.end[1].app = request->agent;
+		flow.end[1].agent = request->app;
+		return mesh_splice_prepare_leg(skb, &flow, request->operation == MESH_SPLICE_PREPARE_ACCEPTED ?
+							   MESH_SPLICE_CLIENT : MESH_SPLICE_SERVER);
+	}
 	sk = mesh_splice_find(skb, &flow.end[0]);
 	if (!sk)
 		return answer;
@@ -170,6 +255,24 @@ static __always_inline int mesh_splice_forget(struct mesh_splice_flow *flow, __u
 	return MESH_SPLICE_DONE;
 }
 
+/* A flow that is out, and of which nothing is queued: TCP carries it as if it had never been in. Whoever is about to
+ * redirect has said so in the tail, or sees that the flow is out. */
+static __always_inline int mesh_splice_leave(struct mesh_splice_flow *flow)
+{
+	__u64 client = flow->end[0].cookie, server = flow->end[1].cookie;
+	int i;
+
+	if (!(flow->flags & MESH_SPLICE_OUT))
+		return MESH_SPLICE_REFUSED;
+	for (i = 0; i < 2; i++)
+		if (*(const volatile __u64 *)&flow->way[i].tail > *(const volatile __u64 *)&flow->way[i].consumed)
+			return MESH_SPLICE_WAITING;
+	__sync_fetch_and_or(&flow->flags, MESH_SPLICE_LEFT);
+	bpf_map_delete_elem(&mesh_spl_hash, &client);
+	bpf_map_delete_elem(&mesh_spl_hash, &server);
+	return MESH_SPLICE_DONE;
+}
+
 SEC("tc")
 int mesh_splice_control(struct __sk_buff *skb)
 {
@@ -179,7 +282,8 @@ int mesh_splice_control(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, MESH_SPLICE_OFFSET, &request, sizeof(request)))
 		return MESH_SPLICE_MALFORMED;
-	if (request.operation == MESH_SPLICE_PREPARE)
+	if (request.operation == MESH_SPLICE_PREPARE || request.operation == MESH_SPLICE_PREPARE_ACCEPTED ||
+	    request.operation == MESH_SPLICE_PREPARE_DIALLED)
 		return mesh_splice_prepare(skb, &request);
 	id = request.flow;
 	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
@@ -191,6 +295,8 @@ int mesh_splice_control(struct __sk_buff *skb)
 		__sync_fetch_and_and(&flow->flags, ~MESH_SPLICE_ENABLED);
 		return MESH_SPLICE_DONE;
 	}
+	if (request.operation == MESH_SPLICE_LEAVE)
+		return mesh_splice_leave(flow);
 	if (request.operation == MESH_SPLICE_FORGET || request.operation == MESH_SPLICE_RELEASE)
 		return mesh_splice_forget(flow, id, request.operation == MESH_SPLICE_RELEASE);
 	return MESH_SPLICE_MALFORMED;

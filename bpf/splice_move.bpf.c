@@ -94,15 +94,33 @@ static __always_inline __u64 mesh_splice_rejoin(struct mesh_splice_way *way, con
 	return consumed;
 }
 
-/* Whether the queue has room for `size` bytes more; keeps what is charged near what is queued. */
-static __always_inline bool mesh_splice_room(struct mesh_splice_way *way, const struct mesh_splice_config *config,
-					     const struct tcp_sock *tp, __u64 unread, __u64 messages, __u32 size)
+/* A leg of which more is sent than is read: out for good, and user space is told, which has it leave the hash. */
+static __always_inline void mesh_splice_bulk(struct mesh_splice_flow *flow)
 {
-	__u64 cost = unread + messages * MESH_SPLICE_MESSAGE;
+	__u32 why = MESH_SPLICE_OUT_BULK;
+	__u64 id = flow->end[0].cookie;
+
+	if (mesh_splice_out(flow, why) & MESH_SPLICE_OUT_BULK)
+		return;
+	bpf_map_update_elem(&mesh_spl_broken, &id, &why, BPF_NOEXIST);
+	mesh_splice_count(MESH_SPLICE_COUNT_BULK, 1);
+}
+
+/* Whether the queue has room for `size` bytes more; keeps what is charged near what is queued. */
+static __always_inline bool mesh_splice_room(struct mesh_splice_flow *flow, struct mesh_splice_way *way,
+					     const struct mesh_splice_config *config, const struct tcp_sock *tp,
+					     __u64 unread, __u64 messages, __u32 size)
+{
+	__u64 cost = unread + messages * MESH_SPLICE_MESSAGE, limit = config->limit;
+	bool leg = flow->flags & MESH_SPLICE_LEG;
 	__s64 *total = mesh_splice_total();
 
-	if (cost + size + MESH_SPLICE_MESSAGE > config->limit) {
+	if (leg && limit > MESH_SPLICE_LEG_LIMIT)
+		limit = MESH_SPLICE_LEG_LIMIT;
+	if (cost + size + MESH_SPLICE_MESSAGE > limit) {
 		mesh_splice_count(MESH_SPLICE_COUNT_LIMIT, 1);
+		if (leg)
+			mesh_splice_bulk(flow);
 		return false;
 	}
 	if (way->charged > (__s64)cost)
@@ -135,15 +153,18 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 		return false;
 	if (!mesh_splice_reader_ready(way, config))
 		return false;
-	if (way->spliced)
-		consumed = mesh_splice_brake(way, config, sent, consumed, size);
-	else if (unread)
-		consumed = mesh_splice_rejoin(way, config, tp, sent, consumed);
+	/* Nobody is held for a leg: the sender may be the agent, and others wait for it. */
+	if (!(flow->flags & MESH_SPLICE_LEG)) {
+		if (way->spliced)
+			consumed = mesh_splice_brake(way, config, sent, consumed, size);
+		else if (unread)
+			consumed = mesh_splice_rejoin(way, config, tp, sent, consumed);
+	}
 	unread = sent - consumed;
 	if (!way->spliced && unread)
 		return false;
 	messages = mesh_splice_waiting(way, consumed);
-	if (!mesh_splice_room(way, config, tp, unread, messages, size))
+	if (!mesh_splice_room(flow, way, config, tp, unread, messages, size))
 		return false;
 	/* Said before it is looked at again: whoever puts the flow out reads the tail after that, so one of the two
 	 * sees the other. */

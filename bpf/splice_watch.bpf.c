@@ -3,7 +3,8 @@
  * cannot (setsockopt, splice(2), FIONREAD). None of these refuses a connection; without them a flow is relayed. */
 #include "include/splice_state.h"
 
-static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 flow, __u32 role)
+static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 flow, __u32 role,
+					     bool leg)
 {
 	struct mesh_splice_socket *mine;
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
@@ -13,7 +14,7 @@ static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bp
 	/* Bytes that were sent with the SYN would have to be counted: such a connection is relayed. */
 	if (!tp || ctx->data_segs_out || tp->write_seq != tp->snd_una)
 		return;
-	if (!tp->notsent_lowat)
+	if (!leg && !tp->notsent_lowat)
 		bpf_setsockopt(ctx, SOL_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
 	base = tp->write_seq;
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -39,6 +40,15 @@ static __always_inline void mesh_splice_dialling(struct bpf_sock_ops *ctx, struc
 	bpf_sk_storage_delete(&mesh_spl_sock, sk); /* the agent's own reads are none of the flow's */
 }
 
+/* Whether the agent dialled it for a client elsewhere: then it may become a leg (the program before us told the socket).
+ */
+static __always_inline bool mesh_splice_served(struct bpf_sock *sk)
+{
+	struct mesh_client *client = bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0);
+
+	return client && client->role == MESH_CLIENT_OF_SERVER;
+}
+
 static __always_inline void mesh_splice_answered(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
@@ -50,14 +60,19 @@ static __always_inline void mesh_splice_answered(struct bpf_sock_ops *ctx, struc
 		return;
 	dial.netns = bpf_get_netns_cookie(ctx);
 	found = bpf_map_lookup_elem(&mesh_spl_dial, &dial);
-	if (!found)
+	if (!found) {
+		if (mesh_splice_served(sk))
+			mesh_splice_mark(ctx, sk, 0, MESH_SPLICE_SERVER, true);
 		return;
+	}
 	id = *found;
 	bpf_map_delete_elem(&mesh_spl_dial, &dial);
 	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow) /* as the self-test does for its legs */
+		mesh_splice_mark(ctx, sk, 0, MESH_SPLICE_SERVER, true);
 	if (!flow || flow->end[1].cookie)
 		return;
-	mesh_splice_mark(ctx, sk, id, MESH_SPLICE_SERVER);
+	mesh_splice_mark(ctx, sk, id, MESH_SPLICE_SERVER, false);
 	if (bpf_map_update_elem(&mesh_spl_server, &cookie, &id, BPF_ANY))
 		return;
 	flow->end[1].app = dial.app;
@@ -88,8 +103,28 @@ int mesh_splice_sockops(struct bpf_sock_ops *ctx)
 	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		mesh_splice_answered(ctx, sk);
 	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && mesh_splice_captured(sk))
-		mesh_splice_mark(ctx, sk, 0, MESH_SPLICE_CLIENT);
+		mesh_splice_mark(ctx, sk, 0, MESH_SPLICE_CLIENT, false);
 	return 1;
+}
+
+/* Whether it is an end of a flow by now. */
+static __always_inline bool mesh_splice_serves(const struct mesh_splice_socket *mine)
+{
+	return mine && mine->flow && (mine->role == MESH_SPLICE_CLIENT || mine->role == MESH_SPLICE_SERVER);
+}
+
+/* Readers may overtake each other on the way here: the highest counts. One that loses every race leaves the count too low,
+ * which delays the next SPLICED until the next read, and harms nothing. */
+static __always_inline void mesh_splice_consume(struct mesh_splice_way *way, __u64 consumed)
+{
+	__u64 before;
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		before = *(const volatile __u64 *)&way->consumed;
+		if (before >= consumed || __sync_val_compare_and_swap(&way->consumed, before, consumed) == before)
+			return;
+	}
 }
 
 /* Runs for every recvmsg() on the node; the first lines are all that sockets of others see of it. */
@@ -99,10 +134,15 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	struct mesh_splice_flow *flow;
 	struct mesh_splice_way *way;
-	__u64 id, consumed;
+	__u64 id, consumed = 0;
 	__u32 saw;
 
-	if (!mine || !mine->flow || mine->role == MESH_SPLICE_DIAL)
+	if (!mine)
+		return 0;
+	/* Counted from the first byte on, whether or not there is a flow yet. */
+	if (length > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB)))
+		consumed = __sync_fetch_and_add(&mine->read, length) + length;
+	if (!mesh_splice_serves(mine))
 		return 0;
 	id = mine->flow;
 	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
@@ -113,10 +153,9 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 		__sync_fetch_and_and(&way->reader, ~MESH_SPLICE_SUSPECT);
 	if (flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB))
 		return 0;
-	consumed = way->consumed;
 	if (flags & (MSG_WAITALL | MSG_TRUNC)) {
 		mesh_splice_out(flow, MESH_SPLICE_OUT_WAITALL);
-		if (way->tail > consumed)
+		if (way->tail > way->consumed)
 			mesh_splice_break(flow, MESH_SPLICE_OUT_WAITALL);
 	}
 	saw = MESH_SPLICE_READ;
@@ -128,7 +167,7 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 		__sync_fetch_and_or(&way->reader, saw);
 	if (length <= 0)
 		return 0;
-	consumed = __sync_fetch_and_add(&way->consumed, length) + length;
+	mesh_splice_consume(way, consumed);
 	if (way->charged && consumed >= way->tail)
 		mesh_splice_discharge(way);
 	return 0;
@@ -165,11 +204,11 @@ int mesh_splice_option(struct bpf_sockopt *ctx)
 	if (!why || !sk)
 		return 1;
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
-	if (!mine || mine->role == MESH_SPLICE_DIAL)
+	if (!mesh_splice_serves(mine))
 		return 1;
 	id = mine->flow;
 	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
-	if (!flow || !(mesh_splice_out(flow, why) & MESH_SPLICE_ENTERING))
+	if (!flow || (mesh_splice_out(flow, why) & (MESH_SPLICE_ENTERING | MESH_SPLICE_LEFT)) != MESH_SPLICE_ENTERING)
 		return 1;
 	if (why == MESH_SPLICE_OUT_ULP || why == MESH_SPLICE_OUT_ZEROCOPY) {
 		mesh_splice_count(MESH_SPLICE_COUNT_DENIED_ULP, 1);
@@ -235,7 +274,7 @@ int BPF_PROG(mesh_splice_reading, struct sock *sk)
 	struct mesh_splice_way *way;
 	__u64 id;
 
-	if (!mine || !mine->flow || mine->role == MESH_SPLICE_DIAL)
+	if (!mesh_splice_serves(mine))
 		return 0;
 	id = mine->flow;
 	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);

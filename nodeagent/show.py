@@ -176,7 +176,8 @@ def _splice(splice: Mapping[str, Any]) -> str:
     absent = [name for name, result in test["items"].items() if result != "pass"]
     noted = f"; not as expected: {', '.join(absent)}" if absent else ""
     tested = f"self-test of {len(test['items'])} items in {test['seconds']} s{noted}"
-    return f"on, {splice['flows']} flows known; {tested}{_kept_out(splice)}"
+    legs = f"; legs to other nodes take TCP: {_cell(splice['legs_why_not'])}" if splice["legs_why_not"] else ""
+    return f"on, {splice['flows']} flows known; {tested}{legs}{_kept_out(splice)}"
 
 
 def _kept_out(splice: Mapping[str, Any]) -> str:

@@ -48,6 +48,7 @@ struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
 	int sk_rcvlowat;
+	int sk_peek_off;
 	__u8 sk_shutdown;
 	struct socket *sk_socket;
 	void *sk_user_data;
@@ -78,6 +79,10 @@ struct tcp_sock {
 	__u32 snd_una;
 	__u32 snd_nxt;
 	__u32 notsent_lowat;
+	__u32 data_segs_out;
+	__u32 copied_seq;
+	__u64 bytes_received;
+	__u8 recvmsg_inq : 1;
 	__u64 bytes_acked;
 };
 

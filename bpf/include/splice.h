@@ -33,6 +33,11 @@
 /* Unsent bytes that an application's socket may hold before it counts as full (TCP_NOTSENT_LOWAT, unless the
  * application set its own): they would have to be relayed before the next splice. */
 #define MESH_SPLICE_UNSENT (64 << 10)
+/* Cost that a direction of a leg may have queued, however large the limit of flows is: the agent reads at once, and what
+ * it does not read at once is bulk, which TCP carries better. */
+#define MESH_SPLICE_LEG_LIMIT (1 << 20)
+/* In the place of a cookie: the agent's accepted socket of the leg whose client has the rest of it. */
+#define MESH_SPLICE_AGENT_END (1ULL << 63)
 
 enum mesh_splice_role {
 	MESH_SPLICE_CLIENT = 1, /* a captured socket */
@@ -44,6 +49,7 @@ enum mesh_splice_role {
 /* What is remembered in a socket. */
 struct mesh_splice_socket {
 	__u64 flow; /* 0: none yet */
+	__u64 read; /* bytes that recvmsg() gave so far; atomic */
 	__u32 base; /* the sequence number of the first byte that it sends */
 	__u32 role;
 };
@@ -54,6 +60,8 @@ enum mesh_splice_flag {
 	MESH_SPLICE_FORGOTTEN = 1 << 2, /* no more redirects; goes when nothing of it is queued */
 	MESH_SPLICE_BROKEN = 1 << 3, /* bytes wait where their reader does not look: to be reset */
 	MESH_SPLICE_ENTERING = 1 << 4, /* ... or on their way there */
+	MESH_SPLICE_LEG = 1 << 5, /* of one connection only, whose other end is the agent's */
+	MESH_SPLICE_LEFT = 1 << 6, /* its sockets were taken out of the hash again */
 	MESH_SPLICE_OUT_ULP = 1 << 8, /* out for good: a socket of it became, or wants to become, a TLS socket */
 	MESH_SPLICE_OUT_ZEROCOPY = 1 << 9, /* ... waits for completions of MSG_ZEROCOPY */
 	MESH_SPLICE_OUT_LOWAT = 1 << 10, /* ... waits for more than one byte (SO_RCVLOWAT) */
@@ -64,7 +72,8 @@ enum mesh_splice_flag {
 	MESH_SPLICE_OUT_BLOCKING = 1 << 15, /* ... blocks in recv(): redirected sockets return EAGAIN for no reason */
 	MESH_SPLICE_OUT_COUNT = 1 << 16, /* more was read than was sent: the counts cannot be trusted */
 	MESH_SPLICE_OUT_REFUSED = 1 << 17, /* the kernel did not take a socket of it into the hash */
-	MESH_SPLICE_OUT = 0x3ff00,
+	MESH_SPLICE_OUT_BULK = 1 << 18, /* ... a leg of which more is sent than is read: TCP does that better */
+	MESH_SPLICE_OUT = 0x7ff00,
 };
 
 enum mesh_splice_reader {
@@ -117,6 +126,7 @@ struct mesh_splice_dial {
 enum mesh_splice_switch {
 	MESH_SPLICE_STOPPED = 1, /* kill switch: everything passes */
 	MESH_SPLICE_ALLOW_BLOCKING = 2, /* readers that block may be spliced as well */
+	MESH_SPLICE_NO_LEGS = 4, /* no leg is joined */
 };
 
 struct mesh_splice_config {
@@ -135,6 +145,9 @@ enum mesh_splice_operation {
 	MESH_SPLICE_DISABLE = 3,
 	MESH_SPLICE_FORGET = 4,
 	MESH_SPLICE_RELEASE = 5, /* drop a forgotten flow whose reader is gone */
+	MESH_SPLICE_PREPARE_ACCEPTED = 6, /* a leg: the application is its client */
+	MESH_SPLICE_PREPARE_DIALLED = 7, /* ... its server */
+	MESH_SPLICE_LEAVE = 8, /* a flow that is out: its sockets leave the hash, once nothing is queued */
 };
 
 /* What user space asks of mesh_splice_control, after 16 zero bytes of packet. */
@@ -169,13 +182,24 @@ enum mesh_splice_count {
 	MESH_SPLICE_COUNT_ENROLLED = 6,
 	MESH_SPLICE_COUNT_DENIED_ULP = 7, /* TCP_ULP was answered as on a kernel without TLS */
 	MESH_SPLICE_COUNT_BYTES = 8,
+	MESH_SPLICE_COUNT_LEGS = 9, /* a leg was enrolled */
+	MESH_SPLICE_COUNT_BULK = 10, /* ... and left, because it was bulk */
 	MESH_SPLICE_COUNT_END,
 };
 
+_Static_assert(sizeof(struct mesh_splice_socket) == 24, "mesh_splice_socket");
 _Static_assert(sizeof(struct mesh_splice_way) == 96, "mesh_splice_way");
 _Static_assert(sizeof(struct mesh_splice_flow) == 2 * 96 + 2 * 56 + 8, "mesh_splice_flow");
 _Static_assert(sizeof(struct mesh_splice_request) == 64, "mesh_splice_request");
 _Static_assert(MESH_SPLICE_COUNT_END <= MESH_SPLICE_COUNTERS, "more counters than slots");
+
+/* Of the main object, from its pin: for whom the agent dialled a server's socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mesh_client);
+} mesh_client_v1 SEC(".maps");
 
 /* Of the main object, from its pin: the mark of a captured socket. */
 struct {

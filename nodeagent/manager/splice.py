@@ -157,6 +157,7 @@ class NodeSplice:
     def document(self) -> dict[str, Any]:
         """For ``status`` and ``/debug``."""
         document: dict[str, Any] = {"on": not self.reason, "why_not": self.reason}
+        document["legs_why_not"] = self.reason or (self._controller.legs_off if self._controller is not None else "")
         document["kept_out"] = self._kept_out()
         if self._controller is not None:
             status = self._controller.status()

@@ -40,7 +40,7 @@ _WAY = (
     ("mark", "Q"), ("mark_messages", "Q"), ("retry", "Q"), ("active", "Q"), ("spliced", "I"), ("reader", "I"),
     ("switches", "I"), ("pad", "I"),
 )  # fmt: skip
-SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("base", "I"), ("role", "I"))
+SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("read", "Q"), ("base", "I"), ("role", "I"))
 WAY = Layout("mesh_splice_way", *_WAY)
 END = Layout("mesh_splice_end", ("cookie", "Q"), ("app", "20s"), ("agent", "20s"), ("netns", "i"), ("pad", "I"))
 FLOW = Layout(
@@ -78,6 +78,8 @@ class Flag(IntFlag):
     FORGOTTEN = 1 << 2
     BROKEN = 1 << 3
     ENTERING = 1 << 4
+    LEG = 1 << 5
+    LEFT = 1 << 6
     OUT_ULP = 1 << 8
     OUT_ZEROCOPY = 1 << 9
     OUT_LOWAT = 1 << 10
@@ -88,9 +90,10 @@ class Flag(IntFlag):
     OUT_BLOCKING = 1 << 15
     OUT_COUNT = 1 << 16
     OUT_REFUSED = 1 << 17
+    OUT_BULK = 1 << 18
 
 
-OUT = Flag(0x3FF00)
+OUT = Flag(0x7FF00)
 """``MESH_SPLICE_OUT``: any reason to be out."""
 
 
@@ -108,6 +111,7 @@ class Switch(IntFlag):
 
     STOPPED = 1
     ALLOW_BLOCKING = 2
+    NO_LEGS = 4
 
 
 class Operation(IntEnum):
@@ -118,6 +122,9 @@ class Operation(IntEnum):
     DISABLE = 3
     FORGET = 4
     RELEASE = 5
+    PREPARE_ACCEPTED = 6
+    PREPARE_DIALLED = 7
+    LEAVE = 8
 
 
 class Answer(IntEnum):
@@ -145,3 +152,5 @@ class Count(IntEnum):
     ENROLLED = 6
     DENIED_ULP = 7
     BYTES = 8
+    LEGS = 9
+    BULK = 10

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nodeagent.loader.abi import ORIGIN_MAP
+from nodeagent.loader.abi import CLIENT_MAP, ORIGIN_MAP
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import map_pin
@@ -111,6 +111,8 @@ class SpliceController:
         self._killed = ""
         self._forbidden = ""
         self._guarded = False
+        self.legs_off = ""
+        """Why no leg of a flow that leaves the node is joined; empty if legs are, wherever flows are spliced."""
         self._room = pin_dir / abi.ROOM
         self._object = MeshObject(OBJECT_PATH)
         self._held = ExitStack()
@@ -151,6 +153,7 @@ class SpliceController:
     def obey(self, result: SelfTest) -> None:
         """Put in force what the self-test found."""
         self._forbidden = result.off
+        self.legs_off = result.legs_off
         if result.guard_fionread and not self._guarded:
             self._hold(attach_tracing(self._object.program_fd(abi.FIONREAD_PROGRAM)))
             self._guarded = True
@@ -199,10 +202,11 @@ class SpliceController:
 
     def _load(self, pin_dir: Path) -> None:
         require_tracepoint(abi.TRACEPOINT, abi.TRACEPOINT_SINCE)
-        origin = map_pin(pin_dir, ORIGIN_MAP)
-        if not origin.exists():
-            raise LoaderError(f"{origin} is missing: capture has to be in force before anything can be spliced")
-        self._object.reuse(ORIGIN_MAP, origin)
+        for name in (ORIGIN_MAP, CLIENT_MAP):
+            pin = map_pin(pin_dir, name)
+            if not pin.exists():
+                raise LoaderError(f"{pin} is missing: capture has to be in force before anything can be spliced")
+            self._object.reuse(name, pin)
         self._sees_rings = load_if_there(self._object.programs[abi.RING_PROGRAM], abi.RING_TRACEPOINT)
         self._object.load()
 
@@ -244,6 +248,8 @@ class SpliceController:
         switches = Switch.ALLOW_BLOCKING if self._settings.allow_blocking else Switch(0)
         if self.reason:
             switches |= Switch.STOPPED
+        if self.legs_off:
+            switches |= Switch.NO_LEGS
         packed = abi.CONFIG.codec.pack(
             self.limit, self.cap, self._pressure, switches, _IOCTL.get(platform.machine(), -1), 0,
             self._settings.patience if (os.cpu_count() or 1) > 1 else 0,

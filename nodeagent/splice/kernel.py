@@ -9,6 +9,7 @@ from nodeagent.loader.errors import FeatureMissingError
 from nodeagent.loader.sys import Libbpf, libbpf
 
 _BPF_TRACE_RAW_TP = 23
+_SOL_SOCKET, _SO_COOKIE = 1, 57
 
 _CDEF = """
 struct bpf_test_run_opts {
@@ -21,6 +22,7 @@ int bpf_prog_attach(int prog, int target, int type, unsigned int flags);
 int bpf_raw_tracepoint_open(const char *name, int prog);
 int bpf_program__set_autoload(struct bpf_program *prog, bool autoload);
 int libbpf_find_vmlinux_btf_id(const char *name, int attach_type);
+int getsockopt(int descriptor, int level, int option, void *value, uint32_t *size);
 """
 
 
@@ -73,6 +75,14 @@ def attach_tracing(program_fd: int) -> int:
     """A link on the tracepoint that the program was loaded for; in force as long as it is held."""
     sys = splice_calls()
     return sys.check(sys.lib.bpf_raw_tracepoint_open(sys.ffi.NULL, program_fd), "cannot attach to a tracepoint")
+
+
+def socket_cookie(descriptor: int) -> int:
+    """The kernel's number of a socket, of use once."""
+    sys = splice_calls()
+    value, size = sys.ffi.new("uint64_t *"), sys.ffi.new("uint32_t *", 8)
+    sys.check(sys.libc.getsockopt(descriptor, _SOL_SOCKET, _SO_COOKIE, value, size), "cannot read a socket's cookie")
+    return int(value[0])
 
 
 def load_if_there(program: Any, tracepoint: str) -> bool:

@@ -10,8 +10,9 @@ from typing import Final
 from control.wire.address import SocketAddress
 from nodeagent.loader.errors import LoaderError
 from nodeagent.splice import abi
-from nodeagent.splice.abi import Flag
+from nodeagent.splice.abi import Answer, Flag
 from nodeagent.splice.figures import SplicedBytes
+from nodeagent.splice.kernel import socket_cookie
 from nodeagent.splice.splicer import Splicer, SpliceState
 
 LOG_SECONDS: Final = 10.0
@@ -28,6 +29,7 @@ WORDS: Final = {
     Flag.OUT_BLOCKING: "a program blocks in recv()",
     Flag.OUT_COUNT: "its counts cannot be trusted",
     Flag.OUT_REFUSED: "the kernel refused a socket of it",
+    Flag.OUT_BULK: "more is sent than is read, which TCP does better",
 }
 """Why a flow is out for good."""
 
@@ -44,6 +46,8 @@ class SplicePort:
         self._unlogged = 0
         self.failures = {"prepare": 0, "dial": 0, "enable": 0, "disable": 0, "forget": 0}
         """What the kernel refused since the worker started, by what was asked."""
+        self._leaving: set[int] = set()
+        """Legs that turned out to be bulk, and still have bytes in the kernel's queue."""
 
     def prepare(
         self, cookie: int, client: SocketAddress, listener: SocketAddress, places: tuple[int, int]
@@ -64,6 +68,20 @@ class SplicePort:
             return False
         return True
 
+    def prepare_leg(
+        self, cookie: int, descriptor: int, ends: tuple[SocketAddress, SocketAddress], place: int
+    ) -> tuple[int, bool] | None:
+        """A leg's number, and whether it is prepared or to be asked for again; None: TCP carries it. ``cookie`` of the
+        client's socket; 0 if the agent's own, with this ``descriptor``, is the client.
+        """
+        try:
+            number = cookie or socket_cookie(descriptor)
+            answer = self._splicer.prepare_leg(number, ends, place, dialled=not cookie)
+        except LoaderError as error:
+            self._failed("prepare", "a leg cannot be prepared; TCP carries it", error)
+            return None
+        return (number, answer is Answer.DONE) if answer in (Answer.DONE, Answer.WAITING) else None
+
     def offer(self, flow: int) -> bool:
         """Splice if it is safe now; whether to ask again after the next relayed chunk."""
         try:
@@ -81,6 +99,7 @@ class SplicePort:
 
     def forget(self, flow: int) -> None:
         """The flow has ended."""
+        self._leaving.discard(flow)
         try:
             self._splicer.forget(flow)
         except LoaderError as error:
@@ -104,8 +123,19 @@ class SplicePort:
         return "its receiver has to read what waits first, or nothing was sent since"
 
     def stuck(self, mine: set[int]) -> list[tuple[int, str]]:
-        """Flows to be reset, each told once, and why."""
-        return [(flow, _words(flag.name or str(flag.value))) for flow, flag in self._splicer.broken(mine)]
+        """Flows to be reset, each told once, and why. Legs that are bulk go back to TCP on the way."""
+        found = self._splicer.broken(mine)
+        self._leaving.update(flow for flow, flag in found if flag is Flag.OUT_BULK)
+        if self._leaving:
+            self._leaving = {flow for flow in self._leaving if not self._left(flow)}
+        return [(flow, _words(flag.name or str(flag.value))) for flow, flag in found if flag is not Flag.OUT_BULK]
+
+    def _left(self, flow: int) -> bool:
+        try:
+            return self._splicer.leave(flow)
+        except LoaderError as error:
+            self._failed("disable", "a leg cannot be given back to TCP; it is slower than it could be", error)
+            return True
 
     def _failed(self, operation: str, what: str, error: LoaderError) -> None:
         self.failures[operation] += 1

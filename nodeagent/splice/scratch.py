@@ -18,7 +18,8 @@ from typing import Final
 from control.wire.address import SocketAddress, canonical_ip
 from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
-from nodeagent.splice.kernel import splice_calls
+from nodeagent.splice.abi import Answer
+from nodeagent.splice.kernel import socket_cookie, splice_calls
 from nodeagent.splice.splicer import Splicer, SpliceState
 
 SO_COOKIE: Final = 57
@@ -27,6 +28,8 @@ SECONDS: Final = 2.0
 CHUNK: Final = 256 * 1024
 LEG_BUFFER: Final = 128 * 1024
 """Of the agent's sockets, each way: what waits in the relay has to be read before a direction can be spliced again."""
+NO_FLOW: Final = 0
+"""A number that no flow has: the server of such a dial may become a leg."""
 WARM_UP: Final = 6
 """Exchanges after which both directions have to be spliced."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -126,6 +129,52 @@ class ScratchFlow:
             raise TimeoutError(f"not spliced after {WARM_UP} exchanges: {self.agent.state.value}, {ways}")
 
 
+class ScratchLeg:
+    """One connection between an application and the agent, who is this process as well."""
+
+    def __init__(self, app: socket.socket, agent: socket.socket, splicer: Splicer, *, dialled: bool) -> None:
+        self.app = app
+        self.agent = agent
+        self.splicer = splicer
+        self.dialled = dialled
+        self.number: int | None = None
+        self.state = SpliceState.WAITING
+
+    def offer(self) -> None:
+        """The agent read a chunk."""
+        if self.number is None and not self._prepare():
+            return
+        if self.number is not None and self.state is SpliceState.WAITING:
+            self.state = self.splicer.enable(self.number)
+
+    def _prepare(self) -> bool:
+        ours, theirs = _name(self.agent.getsockname()), _name(self.agent.getpeername())
+        number = socket_cookie((self.agent if self.dialled else self.app).fileno())
+        ends = (ours, theirs) if self.dialled else (theirs, ours)
+        if self.splicer.prepare_leg(number, ends, dialled=self.dialled) is Answer.DONE:
+            self.number = number
+        return self.number is not None
+
+    def close(self) -> None:
+        """Its number means nothing any more."""
+        if self.number is not None:
+            self.splicer.forget(self.number)
+
+    def warm_up(self) -> None:
+        """Exchange small messages until both directions go past TCP; TimeoutError if they do not."""
+        for _ in range(WARM_UP):
+            self.app.sendall(b"?")
+            if self.agent.recv(1) != b"?":
+                raise ConnectionError("the leg ended while it warmed up")
+            self.offer()
+            self.agent.sendall(b"!")
+            if self.app.recv(1) != b"!":
+                raise ConnectionError("the leg ended while it warmed up")
+        ways = self.splicer.look(self.number) if self.number is not None else None
+        if ways is None or not all(way["spliced"] for way in ways):
+            raise TimeoutError(f"not joined after {WARM_UP} exchanges: {self.state.value}, {ways}")
+
+
 class Scratch:
     """Makes flows. ``address`` is what listeners listen on, ``family`` what the client's socket is."""
 
@@ -141,7 +190,7 @@ class Scratch:
     def mark(self, client: socket.socket) -> None:
         """Have its connection taken for a captured one, before it connects."""
         ffi = self._sys.ffi
-        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, abi.Role.TRIAL))
+        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, 0, abi.Role.TRIAL))
         result = self._sys.lib.bpf_map_update_elem(self._sockets, ffi.new("int *", client.fileno()), value, 0)
         self._sys.check(result, "cannot mark a socket as captured")
 
@@ -174,6 +223,28 @@ class Scratch:
             agent.enable()
             agent.start()
             yield ScratchFlow(client, server, agent)
+
+    @contextmanager
+    def leg(
+        self, family: int = socket.AF_INET, address: str = "127.0.0.1", *, dialled: bool = False
+    ) -> Iterator[ScratchLeg]:
+        """An established leg: of a client that the agent accepted, or of a server that the agent ``dialled``."""
+        with ExitStack() as stack:
+            listener = stack.enter_context(_listen(address))
+            first = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            first.settimeout(SECONDS)
+            if dialled:
+                self.splicer.dialling(NO_FLOW, first.fileno())
+            else:
+                self.mark(first)
+            first.connect((_as(family, address), listener.getsockname()[1]))
+            second = stack.enter_context(listener.accept()[0])
+            second.settimeout(SECONDS)
+            app, agent = (second, first) if dialled else (first, second)
+            agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            leg = ScratchLeg(app, agent, self.splicer, dialled=dialled)
+            stack.callback(leg.close)
+            yield leg
 
 
 @contextmanager

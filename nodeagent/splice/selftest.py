@@ -1,7 +1,8 @@
 """The self-test at agent start: every trial on the running kernel, by a process of its own in a scratch cgroup, in well
 under a second. What fails switches off exactly what depends on it.
 
-Most failures forbid splicing at all. ``fionread`` does not: flows whose readers ask are kept out instead. Neither do
+Most failures forbid splicing at all. ``fionread`` does not: flows whose readers ask are kept out instead. Those of legs
+forbid joining the legs of flows that leave the node. Neither do
 ``bulk-v6``, ``dual-stack`` and ``multipath`` where the machine lacks them.
 """
 
@@ -28,6 +29,10 @@ TIMEOUT_SECONDS: Final = 15.0
 """Far more than it takes; a kernel that hangs does not keep the agent from starting."""
 GUARDED: Final = frozenset({"fionread"})
 """Trials whose failure is made good by a guard."""
+
+
+LEGS: Final = "leg-"
+"""How trials begin whose failure concerns nothing but legs."""
 
 
 class Result(StrEnum):
@@ -58,11 +63,18 @@ class SelfTest:
     @property
     def off(self) -> str:
         """Why nothing may be spliced on this kernel; empty if flows may be."""
-        failed = [f"{item.name}: {item.detail}" for item in self.items if item.result is Result.FAIL]
-        fatal = [text for text in failed if text.partition(":")[0] not in GUARDED]
         if not self.items:
             return "the self-test did not run"
-        return "the self-test failed: " + "; ".join(fatal) if fatal else ""
+        return self._told(lambda name: name not in GUARDED and not name.startswith(LEGS))
+
+    @property
+    def legs_off(self) -> str:
+        """Why no leg may be joined on this kernel; empty if legs may be."""
+        return self._told(lambda name: name.startswith(LEGS))
+
+    def _told(self, concerns: Callable[[str], bool]) -> str:
+        failed = [item for item in self.items if item.result is Result.FAIL and concerns(item.name)]
+        return "the self-test failed: " + "; ".join(f"{item.name}: {item.detail}" for item in failed) if failed else ""
 
     @property
     def guard_fionread(self) -> bool:

@@ -4,6 +4,10 @@ The life of a flow: ``prepare`` (accepted, to be served on this node), ``diallin
 connects to the server), ``enable`` (authorized; again after each relayed chunk until it says ENROLLED), ``forget``
 (its end). All the while the agent keeps both its sockets, passes FIN and RST on, and relays whatever bytes arrive:
 bytes that are spliced never reach it.
+
+The life of a leg, one connection between an application and the agent: ``prepare_leg`` and ``enable`` after a chunk
+was read, until it says ENROLLED; ``leave`` when ``broken`` tells that it is bulk; ``forget``. Its bytes all reach the
+agent, past TCP.
 """
 
 from __future__ import annotations
@@ -108,9 +112,26 @@ class Splicer:
     def dialling(self, flow: int, descriptor: int) -> None:
         """The agent's socket with this descriptor is going to connect to the server. Call it before ``connect()``."""
         self._descriptor[0] = descriptor
-        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, abi.Role.DIAL)
+        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, 0, abi.Role.DIAL)
         result = self._sys.lib.bpf_map_update_elem(self._sockets, self._descriptor, self._socket, 0)
         self._sys.check(result, "cannot mark the agent's socket")
+
+    def prepare_leg(
+        self, number: int, ends: tuple[SocketAddress, SocketAddress], place: int = abi.HERE, *, dialled: bool
+    ) -> Answer:
+        """A connection between an application and the agent, at any time but in the midst of a read: DONE, WAITING (ask
+        again after the next chunk), or why not. ``number`` is the cookie of its client's socket, ``ends`` are the
+        addresses of client and server; ``dialled``: the agent is the client. ``place`` as in ``prepare``.
+        """
+        operation = Operation.PREPARE_DIALLED if dialled else Operation.PREPARE_ACCEPTED
+        client, server = ends
+        return self._ask(
+            operation, number, packed_endpoint(client), packed_endpoint(server), struct.pack("ii", place, place)
+        )
+
+    def leave(self, flow: int) -> bool:
+        """A flow that is out: back to TCP altogether. False: bytes wait yet to be read; ask again."""
+        return self._ask(Operation.LEAVE, flow) is not Answer.WAITING
 
     def enable(self, flow: int) -> SpliceState:
         """Both ends are authorized: splice as soon as it is safe. Repeat it after each relayed chunk while WAITING."""
@@ -166,7 +187,8 @@ class Splicer:
 
     def broken(self, mine: set[int] | None = None) -> list[tuple[int, Flag]]:
         """Flows to be reset at once, each told once, and why: bytes wait where their reader does not look for them. Ask
-        every 50 ms or so while flows are enrolled. ``mine`` leaves those of other workers to them.
+        every 50 ms or so while flows are enrolled. OUT_BULK alone means a leg that is to ``leave``, not to be reset.
+        ``mine`` leaves those of other workers to them.
         """
         found: list[tuple[int, Flag]] = []
         value = self._sys.ffi.new("uint32_t *")

@@ -253,6 +253,71 @@ def stopped_reader(scratch: Scratch, limit: int) -> None:
             got += len(flow.server.recv(4 * PIECE))
 
 
+def leg_bulk(scratch: Scratch) -> None:
+    """Random octets both ways at once on a leg, accepted and dialled."""
+    for dialled in (False, True):
+        with scratch.leg(dialled=dialled) as leg:
+            leg.warm_up()
+            ends = (leg.app, leg.agent)
+            content = [os.urandom(4 * PIECE) for _ in ends]
+            threads = [
+                threading.Thread(target=end.sendall, args=(data,)) for end, data in zip(ends, content, strict=True)
+            ]
+            for thread in threads:
+                thread.start()
+            for end, data in zip(reversed(ends), content, strict=True):
+                if _read(end, len(data)) != data:
+                    raise WrongError("octets were changed, lost, doubled or out of order")
+            for thread in threads:
+                thread.join()
+
+
+def leg_ends(scratch: Scratch) -> None:
+    """Its ends come right behind redirected octets, and after them."""
+    for dialled in (False, True):
+        with scratch.leg(dialled=dialled) as leg:
+            leg.warm_up()
+            for sender, receiver in ((leg.app, leg.agent), (leg.agent, leg.app)):
+                sender.sendall(b"x" * PIECE)
+                sender.shutdown(socket.SHUT_WR)
+                _expect(len(_read(receiver, PIECE)), PIECE, "octets before the end")
+                _expect(receiver.recv(10), b"", "the end")
+
+
+def leg_reset(scratch: Scratch) -> None:
+    """The agent's reset reaches the application."""
+    with scratch.leg() as leg:
+        leg.warm_up()
+        leg.agent.close()
+        try:
+            got = leg.app.recv(10)
+        except ConnectionResetError:
+            return
+        raise WrongError(f"a reset was answered with {got!r}")
+
+
+def leg_leaves(scratch: Scratch) -> None:
+    """A leg of which more is sent than is read goes back to TCP in mid-stream, and loses nothing."""
+    content = os.urandom(4 * BULK)
+    with scratch.leg() as leg:
+        leg.warm_up()
+        number = leg.number or 0
+        sender = threading.Thread(target=leg.app.sendall, args=(content,))
+        sender.start()
+        sender.join(0.02)  # enough for the queue's limit, as a rule; who is slower fills it while we read
+        found = bytearray()
+        while len(found) < len(content):
+            found += leg.agent.recv(PIECE)
+        sender.join()
+        _expect(bytes(found) == content, True, "octets as they were sent")
+        if Flag.OUT_BULK in scratch.splicer.standing(number)[1]:
+            _expect(scratch.splicer.leave(number), True, "the sockets left")
+        leg.app.sendall(b"request")
+        _expect(_read(leg.agent, 7), b"request", "the request")
+        leg.agent.sendall(b"answer")
+        _expect(_read(leg.app, 6), b"answer", "the answer")
+
+
 @contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
     ends = os.pipe()
@@ -288,5 +353,9 @@ TRIALS: Final[dict[str, Callable[[Scratch], None]]] = {
     "edge-triggered": edge_triggered,
     "low-water": low_water,
     "fionread": fionread,
+    "leg-bulk": leg_bulk,
+    "leg-ends": leg_ends,
+    "leg-reset": leg_reset,
+    "leg-leaves": leg_leaves,
 }
 """By name. ``stopped-reader`` is apart: it has to know the limit."""

@@ -77,6 +77,7 @@ def test_the_maps_and_programs_are_those_that_we_open(types: list[dict[str, Any]
     names = {by_id[variable["type_id"]]["name"]: variable for variable in maps["vars"]}
     opened = {
         abi.FLOW_MAP, abi.SOCKET_MAP, abi.HASH_MAP, abi.BROKEN_MAP, abi.CONFIG_MAP, abi.TOTAL_MAP, abi.COUNT_MAP,
+        mesh.CLIENT_MAP,
         mesh.ORIGIN_MAP,
     }  # fmt: skip
     assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial", "mesh_spl_zcopy"}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodeagent.capture.cgroups import cgroup2_mount, own_cgroup
-from nodeagent.loader.abi import ORIGIN_MAP
+from nodeagent.loader.abi import CLIENT_MAP, ORIGIN_MAP
 from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import PinDirectory
 from nodeagent.loader.sys import libbpf
@@ -36,7 +36,8 @@ class SpliceLab:
         lab.stack.callback(self.pins.close)
         mesh = MeshObject()
         mesh.load()
-        libbpf().pin(mesh.map_fd(ORIGIN_MAP), self.pins.maps / ORIGIN_MAP)
+        for name in (ORIGIN_MAP, CLIENT_MAP):
+            libbpf().pin(mesh.map_fd(name), self.pins.maps / name)
         lab.stack.callback(mesh.close)
         self.controller = SpliceController(self.pins.path, lab.root, settings)
         lab.stack.callback(self.controller.close)

@@ -241,6 +241,8 @@ class TunnelServer(TunnelEnd):
             leg.abort(flow.record.reason)
             return
         flow.destination = leg
+        if self._services.splicing is not None:
+            self._services.splicing.leg(flow, leg)
         self.connection.respond(source.stream, [(":status", "200")])
         flow.establish()
         source.join(leg)

@@ -141,7 +141,7 @@ class Outbound:
         elif plan.permit is not None:
             LocalFlow(self, leg, plan, asked_for).start(plan.permit, captured.socket_cookie, source)
         else:
-            RemoteFlow(self, leg, plan, asked_for).start()
+            RemoteFlow(self, leg, plan, asked_for).start(captured.socket_cookie)
 
     def _is_question(self, asked_for: SocketAddress) -> bool:
         return asked_for.port == DNS_PORT and isinstance(self.services.state.resolve(asked_for), Unresolved)
@@ -291,8 +291,8 @@ class LocalFlow(_OutboundFlow):
 class RemoteFlow(_OutboundFlow):
     """To a workload of another node: a stream of a tunnel; that node's agent has the last word."""
 
-    def start(self) -> None:
-        """Get a tunnel, now or when there is one."""
+    def start(self, cookie: int) -> None:
+        """Get a tunnel, now or when there is one, for the captured socket ``cookie``."""
         plan, services = self.plan, self.services
         self.record.security = Security.MUTUAL_TLS
         trace = os.urandom(24).hex()
@@ -308,6 +308,8 @@ class RemoteFlow(_OutboundFlow):
             address=self.record.tunnel_address, sni=plan.destination.sni,
             trust_domain=SpiffeId.parse(plan.destination.identity).trust_domain,
         )  # fmt: skip
+        if services.splicing is not None:
+            services.splicing.leg(self.flow, self.leg, cookie)
         self.outbound.pool.acquire(target, self._open, self._no_tunnel)
 
     def _no_tunnel(self, reason: Reason, detail: str) -> None:

@@ -2,6 +2,9 @@
 
 The agent keeps both sockets of a spliced flow and everything that is said about it; only bytes go the short way.
 ``Splicing`` is a worker's; where it is None every byte is relayed.
+
+Of flows that leave the node the agent needs every byte; there the kernel may join each leg, the application's socket
+and the agent's (``LegSplice``), and spare the way through TCP.
 """
 
 from __future__ import annotations
@@ -14,14 +17,19 @@ from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.flow import Flow
+from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address
 from nodeagent.relay.settings import FlowSettings
-from nodeagent.telemetry.flow import FlowRecord
+from nodeagent.telemetry.flow import FlowRecord, Reporter
 
 if TYPE_CHECKING:
+    from control.wire.discovery import Workload
+    from nodeagent.relay.io.app import AppLeg
     from nodeagent.splice.figures import SplicedBytes
 
 HERE: Final = -1
 """Instead of a network namespace's id: the agent's own."""
+LEG_CHUNKS: Final = 3
+"""Chunks of an application after which its leg is joined: entering and leaving costs more than a short connection."""
 BROKEN_SCAN_SECONDS: Final = 0.05
 """How long a reader may hang on bytes that it cannot see before its flow is reset."""
 
@@ -44,6 +52,13 @@ class KernelSplice(Protocol):
 
     def dialling(self, flow: int, descriptor: int) -> bool:
         """The agent's socket is going to connect to the server; False: the flow is relayed."""
+
+    def prepare_leg(
+        self, cookie: int, descriptor: int, ends: tuple[SocketAddress, SocketAddress], place: int
+    ) -> tuple[int, bool] | None:
+        """A leg's number, and whether it is prepared or to be asked for again; None: TCP carries it. ``cookie`` of the
+        client's socket; 0 if the agent's own, with this ``descriptor``, is the client. ``ends``: of client and server.
+        """
 
     def offer(self, flow: int) -> bool:
         """Both ends are authorized: splice when it is safe. Whether to ask again after the next relayed chunk."""
@@ -120,8 +135,59 @@ class FlowSplice:
         return self.kept_out or self._kernel.relayed_because(self.number)
 
 
+class LegSplice(FlowSplice):
+    """One leg of a flow that leaves the node: bytes between the application and the agent go past TCP."""
+
+    __slots__ = ("_app", "_cookie", "_prepared", "_splicing", "_to_come", "flow")
+
+    def __init__(self, kernel: KernelSplice, splicing: Splicing, flow: Flow, app: AppLeg, cookie: int) -> None:
+        """``cookie`` of the application's socket if that is the client; 0 if the agent dialled it."""
+        super().__init__(kernel, 0)
+        self._splicing = splicing
+        self._app = app
+        self._cookie = cookie
+        self._prepared = False
+        self._to_come = LEG_CHUNKS
+        self.flow = flow
+
+    def offer(self) -> None:
+        """A chunk was read: join the leg when there were enough of them, and it is safe."""
+        if self._to_come:
+            self._to_come -= 1
+            return
+        if self._prepared or self._prepare():
+            super().offer()
+        if not self.waiting or self.kept_out:
+            self._app.after_chunk = None
+
+    def keep_out(self, why: str) -> None:
+        """See ``FlowSplice``."""
+        super().keep_out(why)
+        if self.waiting and not why:
+            self._app.after_chunk = self.offer
+
+    def _prepare(self) -> bool:
+        transport, splicing = self._app.transport, self._splicing
+        ours, theirs = (None, None) if transport is None else (local_address(transport), remote_address(transport))
+        self.waiting = False
+        if transport is None or ours is None or theirs is None or splicing.kept_out(self.flow.record):
+            return False
+        try:
+            place = _place(self._app.home)
+        except OSError:  # the namespace is going
+            return False
+        ends = (theirs, ours) if self._cookie else (ours, theirs)
+        answer = self._kernel.prepare_leg(self._cookie, descriptor_of(transport), ends, place)
+        if answer is not None:
+            self.waiting = True
+            self.number, self._prepared = answer
+        if self._prepared:
+            splicing.begin_leg(self)
+        return self._prepared
+
+
 class Splicing:
-    """A worker's spliced flows."""
+    """A worker's spliced flows, and the legs of others."""
 
     def __init__(self, kernel: KernelSplice, loop: AbstractEventLoop, settings: FlowSettings) -> None:
         self._kernel = kernel
@@ -134,7 +200,12 @@ class Splicing:
         """Told the uids of workloads that are to be kept out on the whole node, and why."""
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return len(self._flows) - self.legs
+
+    @property
+    def legs(self) -> int:
+        """Legs of flows that leave the node which the kernel may carry."""
+        return sum(isinstance(splice, LegSplice) for _, splice in self._flows.values())
 
     @property
     def failures(self) -> dict[str, int]:
@@ -149,7 +220,7 @@ class Splicing:
     def reconsider(self) -> None:
         """Settings changed: live flows go back to relay, or may be spliced again."""
         for flow, splice in tuple(self._flows.values()):
-            splice.keep_out(self._kept_out(flow.record))
+            splice.keep_out(self.kept_out(flow.record))
 
     def begin(
         self, flow: Flow, cookie: int, ends: tuple[SocketAddress, SocketAddress], homes: tuple[Home, Home]
@@ -159,7 +230,7 @@ class Splicing:
         """
         if flow.record.source is None or flow.record.destination is None:
             return None
-        flow.relayed_because = self._kept_out(flow.record)
+        flow.relayed_because = self.kept_out(flow.record)
         if flow.relayed_because:
             return None
         try:
@@ -172,17 +243,39 @@ class Splicing:
             flow.relayed_because = "the kernel does not take it"
             return None
         splice = FlowSplice(self._kernel, number)
-        self._flows[number] = (flow, splice)
+        self._watch(flow, splice)
+        return splice
+
+    def leg(self, flow: Flow, app: AppLeg, cookie: int = 0) -> None:
+        """A new flow from or to another node, and its connection to the application of this node: accepted from the
+        captured socket ``cookie``, or dialled. It is joined when it has turned out not to be a short one.
+        """
+        app.after_chunk = LegSplice(self._kernel, self, flow, app, cookie).offer
+
+    def begin_leg(self, splice: LegSplice) -> None:
+        """The kernel knows it from now on."""
+        flow, before = splice.flow, splice.flow.on_close
+
+        def ended() -> None:
+            if before is not None:
+                before()
+            self.end(splice)
+
+        flow.on_close = ended
+        self._watch(flow, splice)
+
+    def _watch(self, flow: Flow, splice: FlowSplice) -> None:
+        self._flows[splice.number] = (flow, splice)
         if self._timer is None:
             self._timer = self._loop.call_later(BROKEN_SCAN_SECONDS, self._look_for_stuck)
-        return splice
 
     def end(self, splice: FlowSplice) -> None:
         """The flow is over."""
-        self._flows.pop(splice.number, None)
-        self._kernel.forget(splice.number)
+        if self._flows.pop(splice.number, None) is not None:
+            self._kernel.forget(splice.number)
 
-    def _kept_out(self, record: FlowRecord) -> str:
+    def kept_out(self, record: FlowRecord) -> str:
+        """Why a flow is to be relayed; empty if it may be spliced."""
         who = self._settings.switched_off(record)
         if who:
             return f"switched off by {who}"
@@ -197,18 +290,25 @@ class Splicing:
         for number, why in self._kernel.stuck(set(self._flows)):
             found = self._flows.get(number)
             if found is not None:
-                flow, _ = found
+                flow, splice = found
                 flow.cut(Reason.SPLICE_STUCK, why)
-                self._exclude(flow, why)
+                self._exclude(_local(flow, splice), why)
         if self._flows:
             self._timer = self._loop.call_later(BROKEN_SCAN_SECONDS, self._look_for_stuck)
 
-    def _exclude(self, flow: Flow, why: str) -> None:
+    def _exclude(self, workloads: tuple[Workload | None, ...], why: str) -> None:
         """Here at once; the manager tells everybody, us included, and keeps it."""
-        stuck = {w.uid: why for w in (flow.record.source, flow.record.destination) if w is not None}
+        stuck = {w.uid: why for w in workloads if w is not None}
         self.exclude({**self._excluded, **stuck})
         if self.on_stuck is not None:
             self.on_stuck(stuck)
+
+
+def _local(flow: Flow, splice: FlowSplice) -> tuple[Workload | None, ...]:
+    """The workloads of this node whose sockets it has."""
+    if not isinstance(splice, LegSplice):
+        return flow.record.source, flow.record.destination
+    return (flow.record.source if flow.record.reporter is Reporter.SOURCE else flow.record.destination,)
 
 
 def _place(home: Home) -> int:

@@ -45,6 +45,7 @@ STATUS = {
     "splice": {
         "on": False,
         "why_not": "the self-test failed: eof: an end was lost",
+        "legs_why_not": "the self-test failed: eof: an end was lost",
         "kept_out": {"workloads": [], "services": [], "stuck": {}, "more": 0},
     },
 }
@@ -159,13 +160,17 @@ def test_the_splice_says_that_it_is_on_or_why_not() -> None:
     assert "relayed in userspace: the self-test failed: eof: an end was lost" in status_text(STATUS)
     items = {"bulk": "pass", "multipath": "not available: no MPTCP"}
     on = {**STATUS["splice"], "on": True, "why_not": "", "flows": 3, "self_test": {"seconds": 0.2, "items": items}}
-    text = status_text({**STATUS, "splice": on})
+    text = status_text({**STATUS, "splice": on | {"legs_why_not": ""}})
     assert "on, 3 flows known; self-test of 2 items in 0.2 s; not as expected: multipath" in text
+    assert "legs" not in text
+    assert "legs to other nodes take TCP: the self-test failed: leg-ends" in status_text(
+        {**STATUS, "splice": on | {"legs_why_not": "the self-test failed: leg-ends: lost"}}
+    )
 
 
 def test_whom_the_splice_does_not_carry_is_told() -> None:
     kept = {"workloads": ["shop/a@1"], "services": ["shop/b@2"], "stuck": {"shop/c@3": "out splice"}, "more": 4}
-    splice = {"on": True, "flows": 0, "self_test": {"seconds": 0.2, "items": {}}, "kept_out": kept}
+    splice = {"on": True, "legs_why_not": "", "flows": 0, "self_test": {"seconds": 0.2, "items": {}}, "kept_out": kept}
     lines = [line.strip() for line in status_text({**STATUS, "splice": splice}).splitlines()]
     told = [line.removeprefix("relayed: ") for line in lines if line.startswith("relayed: ")]
     assert told == [

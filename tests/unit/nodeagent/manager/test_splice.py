@@ -36,10 +36,12 @@ class FakeController:
         self.closed = False
         self._forbidden = ""
         self._killed = ""
+        self.legs_off = ""
         self.fails = False
 
     def obey(self, result: SelfTest) -> None:
         self._forbidden = result.off
+        self.legs_off = result.legs_off
 
     def switch(self, *, on: bool, why: str = "switched off") -> None:
         if self.fails:
@@ -143,7 +145,8 @@ def test_a_kernel_that_lacks_something_does_not_stop_the_agent(
     monkeypatch.setattr(splice, "SpliceController", missing)
     node = NodeSplice.open(tmp_path, tmp_path, kill_switch, tmp_path / "clear")
     assert "sock_recv_length" in node.reason
-    assert node.document() == {"on": False, "why_not": node.reason, "kept_out": NOBODY}
+    off = {"on": False, "why_not": node.reason, "legs_why_not": node.reason, "kept_out": NOBODY}
+    assert node.document() == off
     assert values(node) == {("nodemesh_splice_on",): 0, ("nodemesh_splice_excluded_workloads",): 0}
     node.applied(told(mesh(splice=False)), "node-a")
     node.workers([1])
@@ -164,7 +167,8 @@ def _unguarded(_: FakeController, _found: SelfTest) -> None:
 
 
 def test_off_says_why() -> None:
-    assert NodeSplice.off("no capture").document() == {"on": False, "why_not": "no capture", "kept_out": NOBODY}
+    off = {"on": False, "why_not": "no capture", "legs_why_not": "no capture", "kept_out": NOBODY}
+    assert NodeSplice.off("no capture").document() == off
 
 
 def test_flows_of_dead_workers_are_let_go_once(opened: Open) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 from typing import cast
 
 import pytest
 
 from control.wire.address import SocketAddress
 from nodeagent.loader.errors import BpfError
-from nodeagent.splice.abi import OUT, Flag
+from nodeagent.splice.abi import OUT, Answer, Flag
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.splice.port import LOG_SECONDS, WORDS, SplicePort
 from nodeagent.splice.splicer import Splicer, SpliceState
@@ -26,6 +28,11 @@ class FakeSplicer:
         self.fails = fails
         self.stands = (False, Flag(0))
         self.calls: list[tuple[object, ...]] = []
+        self.reports: list[list[tuple[int, Flag]]] = []
+        """What ``broken`` tells, call by call, before it tells what it always tells."""
+        self.answer = Answer.DONE
+        self.queued = 0
+        """Looks that find bytes of a leg that is to leave."""
 
     def _call(self, *call: object) -> None:
         self.calls.append(call)
@@ -40,6 +47,17 @@ class FakeSplicer:
 
     def dialling(self, flow: int, descriptor: int) -> None:
         self._call("dialling", flow, descriptor)
+
+    def prepare_leg(
+        self, number: int, ends: tuple[SocketAddress, SocketAddress], place: int, *, dialled: bool
+    ) -> Answer:
+        self._call("prepare_leg", number, ends, place, dialled)
+        return self.answer
+
+    def leave(self, flow: int) -> bool:
+        self._call("leave", flow)
+        self.queued -= 1
+        return self.queued < 0
 
     def enable(self, flow: int) -> SpliceState:
         self._call("enable", flow)
@@ -59,6 +77,8 @@ class FakeSplicer:
 
     def broken(self, mine: set[int] | None = None) -> list[tuple[int, Flag]]:
         assert mine == {7, 8}
+        if self.reports:
+            return self.reports.pop(0)
         return [(7, Flag.OUT_SPLICE), (8, Flag.OUT_WAITALL | Flag.OUT_SPLICE)]
 
 
@@ -130,6 +150,56 @@ def test_why_a_flow_is_relayed(spliced: bool, flags: Flag, words: str) -> None:
     splicer.stands = (spliced, flags)
     told = port(splicer).relayed_because(7)
     assert words in told if words else told == ""
+
+
+ENDS = (CLIENT, LISTENER)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(Answer.DONE, (7, True)), (Answer.WAITING, (7, False)), (Answer.NO_SOCKET, None), (Answer.FULL, None)],
+)
+def test_a_leg_is_prepared_now_later_or_never(answer: Answer, told: tuple[int, bool] | None) -> None:
+    splicer = FakeSplicer()
+    splicer.answer = answer
+    assert port(splicer).prepare_leg(7, 3, ENDS, 4) == told
+    assert splicer.calls == [("prepare_leg", 7, ENDS, 4, False)]
+
+
+def test_where_the_agent_dialled_its_own_socket_names_the_leg() -> None:
+    splicer = FakeSplicer()
+    with socket.socket() as connecting:
+        cookie = int.from_bytes(connecting.getsockopt(socket.SOL_SOCKET, 57, 8), sys.byteorder)
+        assert port(splicer).prepare_leg(0, connecting.fileno(), ENDS, 4) == (cookie, True)
+    assert splicer.calls == [("prepare_leg", cookie, ENDS, 4, True)]
+
+
+def test_a_leg_that_cannot_be_prepared_stops_nothing() -> None:
+    refused = port(FakeSplicer(fails=True))
+    assert refused.prepare_leg(7, 3, ENDS, 4) is None
+    assert refused.prepare_leg(0, -1, ENDS, 4) is None, "a socket that is gone"
+    assert refused.failures["prepare"] == 2
+
+
+def test_a_leg_that_is_bulk_leaves_when_what_waits_was_read() -> None:
+    splicer = FakeSplicer()
+    splicer.reports, splicer.queued = [[(7, Flag.OUT_BULK)], [], [], []], 2
+    ours = port(splicer)
+    for _ in range(3):
+        assert ours.stuck({7, 8}) == [], "it is not to be reset"
+    assert splicer.calls == [("leave", 7)] * 3
+    assert ours.stuck({7, 8}) == []
+    assert splicer.calls == [("leave", 7)] * 3, "it has left"
+
+
+def test_a_leg_that_ended_meanwhile_is_not_asked_to_leave() -> None:
+    splicer = FakeSplicer()
+    splicer.reports, splicer.queued = [[(7, Flag.OUT_BULK)], []], 5
+    ours = port(splicer)
+    ours.stuck({7, 8})
+    ours.forget(7)
+    ours.stuck({7, 8})
+    assert splicer.calls == [("leave", 7), ("forget", 7)]
 
 
 def test_every_way_out_has_words() -> None:
