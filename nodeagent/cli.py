@@ -164,13 +164,14 @@ def workloads(file: Path | None, output: str) -> None:
 @main.command()
 @config_option
 @click.option("--timeout", default=WAIT_SECONDS, show_default=True, help="Seconds; then exit status 1.")
-def wait(file: Path | None, timeout: float) -> None:
+@click.option("--uid", type=click.IntRange(min=0), help="The user that the program will run as, if not this one.")
+def wait(file: Path | None, timeout: float, uid: int | None) -> None:
     """Wait until the calling process is captured.
 
     In the unit of a workload, 'ExecStartPre=+nodeagent wait' holds the program back until the agent knows its cgroup:
     what a workload connects to in its first moments cannot get around the mesh then.
     """
-    _hold(settings(file), lambda: Held.process("self", "this process"), timeout, optional=False)
+    _hold(settings(file), lambda: Held.process("self", "this process", uid), timeout, optional=False)
 
 
 @main.command("oci-hook")

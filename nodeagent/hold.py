@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeagent.capture.cgroups import cgroup_ids_of
+from nodeagent.capture.plan import User
 
 STEP_SECONDS: Final = 0.02
 _Ask = Callable[[str], Any]
@@ -17,16 +18,28 @@ _Ask = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Who is held back: cgroups (its own and all above) and network namespace of a process, and how to call it."""
+    """Who is held back: cgroups (its own and all above, and what stands for its user in each) and network namespace of
+    a process, and how to call it.
+    """
 
     cgroups: frozenset[int]
     inode: int
     name: str
 
     @classmethod
-    def process(cls, pid: int | str, name: str) -> Held:
-        """OSError or CgroupError if there is no such process."""
-        return cls(cgroup_ids_of(pid), Path(f"/proc/{pid}/ns/net").stat().st_ino, name)
+    def process(cls, pid: int | str, name: str, uid: int | None = None) -> Held:
+        """``uid``: the user that it is going to be, if not that of the process. OSError or CgroupError if there is no
+        such process.
+        """
+        cgroups, user = cgroup_ids_of(pid), real_user(pid) if uid is None else uid
+        numbers = frozenset(User(cgroup, user).number for cgroup in cgroups)
+        return cls(cgroups | numbers, Path(f"/proc/{pid}/ns/net").stat().st_ino, name)
+
+
+def real_user(pid: int | str) -> int:
+    """The real user of a process. OSError if there is none."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
 
 
 class RefusedError(Exception):

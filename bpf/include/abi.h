@@ -26,6 +26,8 @@ struct mesh_endpoint {
 enum mesh_cgroup_flag {
 	MESH_CGROUP_NO_DNS = 1, /* its DNS questions are none of the agent's business */
 	MESH_CGROUP_REGISTRY_ONLY = 2, /* its processes reach what the registry names, and themselves; nothing else */
+	MESH_CGROUP_BY_USER = 4, /* some users are workloads of their own in here (mesh_user_v1) */
+	MESH_CGROUP_ONLY_USERS = 8, /* ... and whoever is none of them is not enrolled by this cgroup */
 };
 
 enum mesh_dest_flag {
@@ -44,6 +46,13 @@ struct mesh_destination {
 struct mesh_cgroup {
 	__u32 tag;
 	__u32 flags; /* enum mesh_cgroup_flag */
+};
+
+/* A user of a cgroup that several workloads share. */
+struct mesh_user_key {
+	__u64 cgroup_id;
+	__u32 uid; /* real, as the host counts */
+	__u32 pad;
 };
 
 /* Where connections of a network namespace are taken to; the key is the namespace's cookie. */
@@ -262,6 +271,7 @@ _Static_assert(sizeof(struct mesh_dial_key) == 48, "mesh_dial_key");
 _Static_assert(sizeof(struct mesh_client) == 24, "mesh_client");
 _Static_assert(sizeof(struct mesh_port_key) == 32, "mesh_port_key");
 _Static_assert(sizeof(struct mesh_own_key) == 16, "mesh_own_key");
+_Static_assert(sizeof(struct mesh_user_key) == 16, "mesh_user_key");
 _Static_assert(sizeof(struct mesh_steer_key) == 16, "mesh_steer_key");
 _Static_assert(sizeof(struct mesh_egress) == 40, "mesh_egress");
 _Static_assert(sizeof(struct mesh_refused_key) == 32, "mesh_refused_key");

@@ -18,6 +18,16 @@ struct {
 	__type(value, struct mesh_cgroup);
 } mesh_cgroup_v1 SEC(".maps");
 
+/* The id that stands for this user of this cgroup wherever else an enrolled cgroup's does (its top bit is set, which no
+ * cgroup's is); it has an entry of its own in mesh_cgroup_v1. Writer: agent. Reader: connect, sendmsg, post_bind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_CGROUPS);
+	__type(key, struct mesh_user_key);
+	__type(value, __u64);
+} mesh_user_v1 SEC(".maps");
+
 /* Key: address and port of a service or workload. Writer: agent. Reader: connect. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -19,6 +19,7 @@ RESERVED_NODE_NAMES = ("status",)
 MAX_ADDRESSES = 16
 MAX_PATH_CHARACTERS = 1024
 MAX_LABELS = 16
+MAX_USER = 2**32 - 2
 MAX_LABEL_CHARACTERS = 512
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}\Z")
@@ -147,12 +148,16 @@ class SelectorsSpec(Model):
         dict[str, str], Field(max_length=MAX_LABELS), AfterValidator(check_container_labels)
     ] = Field(default_factory=dict)
     pod_uid: PodUid | None = None
+    uid: Annotated[int, Field(ge=0, le=MAX_USER)] | None = None
+    """Only the processes of this user in that cgroup: where several services share one."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SelectorsSpec:
         if len(self._given) != 1:
             names = "systemdUnit, cgroupPath, containerId, containerLabels and podUid"
             raise ValueError(f"exactly one of {names} must be given")
+        if self.uid is not None and self.systemd_unit is None and self.cgroup_path is None:
+            raise ValueError("uid goes with systemdUnit or cgroupPath: containers have cgroups of their own")
         return self
 
     @property
@@ -167,7 +172,8 @@ class SelectorsSpec(Model):
     @property
     def text(self) -> str:
         """For messages and comparison."""
-        return " ".join(f"{name} {value}" for name, value in self._given.items())
+        user = () if self.uid is None else (f"uid {self.uid}",)
+        return " ".join((*(f"{name} {value}" for name, value in self._given.items()), *user))
 
 
 class WorkloadSpec(Model):

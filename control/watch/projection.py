@@ -216,7 +216,7 @@ def _selectors(workload: WorkloadResource) -> wire.Selectors:
     said = workload.spec.selectors
     return wire.Selectors(
         systemd_unit=said.systemd_unit, cgroup_path=said.cgroup_path, container_id=said.container_id,
-        container_labels=said.container_labels, pod_uid=said.pod_uid,
+        container_labels=said.container_labels, pod_uid=said.pod_uid, uid=said.uid,
     )  # fmt: skip
 
 

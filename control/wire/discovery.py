@@ -71,10 +71,16 @@ class Selectors:
     """Every container of the node that has all of these labels or annotations."""
     pod_uid: str | None = None
     """The UID of a Kubernetes pod: its cgroup, with all of its containers."""
+    uid: int | None = None
+    """Of the processes in those cgroups only those of this user: where several services share one."""
 
     @property
     def text(self) -> str:
         """For people."""
+        return self._cgroups if self.uid is None else f"{self._cgroups} uid {self.uid}"
+
+    @property
+    def _cgroups(self) -> str:
         if self.container_id is not None:
             return f"container {self.container_id}"
         if self.container_labels:

@@ -8,10 +8,10 @@ from pathlib import Path
 from socket import inet_aton, inet_ntoa
 
 from control.wire.address import SocketAddress, packed_ip, unpacked_ip
-from nodeagent.capture.plan import Entry, difference
-from nodeagent.loader.abi import ConfigFlag
+from nodeagent.capture.plan import Entry, User, difference
+from nodeagent.loader.abi import CgroupFlag, ConfigFlag
 from nodeagent.loader.errors import MapFullError
-from nodeagent.loader.maps import DestinationKey, Destinations, EnrolledCgroups, Settings, Tagged
+from nodeagent.loader.maps import DestinationKey, Destinations, EnrolledCgroups, Settings, Tagged, Users
 
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -23,9 +23,11 @@ class MapWriter:
 
     def __init__(self, pin_dir: Path) -> None:
         self._cgroups = EnrolledCgroups(pin_dir)
+        self._users = Users(pin_dir)
         self._destinations = Destinations(pin_dir)
         self._settings = Settings(pin_dir)
         self.cgroups = {key: Entry(*value) for key, value in self._cgroups.entries().items()}
+        self.users = frozenset(User(*key) for key in self._users.entries())
         self.destinations = {_address(key): Entry(*value) for key, value in self._destinations.entries().items()}
         self.incomplete = ConfigFlag.INCOMPLETE in self._settings.flags()
         """Whether enrolled processes are refused whatever is not known, because not every destination fitted."""
@@ -33,13 +35,14 @@ class MapWriter:
 
     def close(self) -> None:
         """Close the maps; they keep their contents."""
-        for view in (self._cgroups, self._destinations, self._settings):
+        for view in (self._cgroups, self._users, self._destinations, self._settings):
             view.close()
 
     def apply(
         self,
         cgroups: Mapping[int, Entry],
         destinations: Mapping[SocketAddress, Entry] | None,
+        users: frozenset[User] = frozenset(),
         *,
         keep: bool = False,
     ) -> list[str]:
@@ -51,14 +54,15 @@ class MapWriter:
         """
         if keep:
             cgroups = {**self.cgroups, **cgroups}
+            users |= self.users
             destinations = None if destinations is None else {**self.destinations, **destinations}
         if destinations is not None and len(destinations) > self._destinations.capacity:
             self._set_incomplete(True)
-        self._leave(cgroups)
+        self._leave(cgroups, users)
         if destinations is not None:
             self._left_out = self._write_destinations(destinations)
             self._set_incomplete(self._left_out > 0)
-        problems = self._join(cgroups)
+        problems = self._join(cgroups, users)
         if self._left_out:
             problems.append(
                 f"{self._left_out} mesh destinations do not fit into the kernel's map"
@@ -67,20 +71,32 @@ class MapWriter:
             )
         return problems
 
-    def _leave(self, cgroups: Mapping[int, Entry]) -> None:
+    def _leave(self, cgroups: Mapping[int, Entry], users: frozenset[User]) -> None:
+        for user in self.users - users:
+            self._users.remove(*user)
+        self.users &= users
         for key in difference(cgroups, self.cgroups).remove:
             self._cgroups.remove(key)
             del self.cgroups[key]
 
-    def _join(self, cgroups: Mapping[int, Entry]) -> list[str]:
-        change = difference(cgroups, self.cgroups)
-        for number, (key, entry) in enumerate(change.put.items()):
-            try:
+    def _join(self, cgroups: Mapping[int, Entry], users: frozenset[User]) -> list[str]:
+        put = difference(cgroups, self.cgroups).put
+        # first what stands for users, then who they are, then the cgroups that send for them
+        last = [(key, entry) for key, entry in put.items() if entry.flags & CgroupFlag.BY_USER]
+        first = [(key, entry) for key, entry in put.items() if not entry.flags & CgroupFlag.BY_USER]
+        missing = len(put) + len(users - self.users)
+        try:
+            for key, entry in first:
                 self._cgroups.put(key, Tagged(*entry))
-            except MapFullError as error:
-                missing = len(change.put) - number
-                return [f"{missing} cgroups cannot be enrolled, their connections are NOT captured: {error}"]
-            self.cgroups[key] = entry
+                self.cgroups[key], missing = entry, missing - 1
+            for user in users - self.users:
+                self._users.put(*user, user.number)
+                self.users, missing = self.users | {user}, missing - 1
+            for key, entry in last:
+                self._cgroups.put(key, Tagged(*entry))
+                self.cgroups[key], missing = entry, missing - 1
+        except MapFullError as error:
+            return [f"{missing} cgroups cannot be enrolled, their connections are NOT captured: {error}"]
         return []
 
     def _write_destinations(self, destinations: Mapping[SocketAddress, Entry]) -> int:

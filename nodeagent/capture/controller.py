@@ -15,7 +15,7 @@ from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
-from nodeagent.capture.plan import Destinations, Enrolment, enrol
+from nodeagent.capture.plan import Destinations, Enrolment, User, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
@@ -80,6 +80,9 @@ class Capture:
         self._directories: dict[int, Path] = {}
         self._former: dict[int, Path] = {}
         self._resolved: dict[str, list[int]] = {}
+        self._users: list[User] = []
+        self._shared: dict[int, int] = {}
+        """``User.number`` -> cgroup id, of all that ever were: a few bytes for each."""
         self._problems: tuple[str, ...] = ()
         self._destination_problems: tuple[str, ...] = ()
         self._watch = Watch()
@@ -163,7 +166,7 @@ class Capture:
         return {
             cgroup: uid
             for cgroup, uid in cgroups.items()
-            if cgroup in self._former and cgroup_id(self._former[cgroup]) != cgroup
+            if cgroup in self._former and cgroup_id(self._former[cgroup]) != self._shared.get(cgroup, cgroup)
         }
 
     @property
@@ -182,6 +185,7 @@ class Capture:
         problems: list[str] = []
         unasked: list[str] = []
         confined: set[str] = set()
+        users: list[User] = []
         self._paths = []
         self._tree.look_again()
         directories: dict[int, Path] = {}
@@ -197,21 +201,28 @@ class Capture:
                 kept = self._resolved.get(workload.uid, [])  # who is captured stays captured
                 directories.update((number, path) for number in kept if (path := self._directories.get(number)))
                 found.append((workload.uid, kept))
+                users += [user for user in self._users if user.number in kept]
                 continue
             self._paths += paths
             numbers = {number: path for path in paths if (number := cgroup_id(path)) is not None}
+            if workload.selectors.uid is not None:
+                selected = [User(cgroup, workload.selectors.uid) for cgroup in numbers]
+                users += selected
+                numbers = {user.number: numbers[user.cgroup] for user in selected}
             directories.update(numbers)
             found.append((workload.uid, list(numbers)))
         self._resolved = dict(found)
         self._former, self._directories = self._directories, directories
+        self._shared |= {user.number: user.cgroup for user in users}
+        self._users = users
         self._watch.follow(self._tree.looked_in)
-        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined)
+        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined, users)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
         problems = [*enrolment.problems, *self._heal()]
         wanted = None if destinations is None else destinations.entries
-        problems += self._maps.apply(enrolment.entries(), wanted, keep=enrolment.partial)
+        problems += self._maps.apply(enrolment.entries(), wanted, enrolment.users, keep=enrolment.partial)
         if destinations is not None:
             self._destination_problems = destinations.problems
         self._problems = (*problems, *self._destination_problems)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -23,25 +24,44 @@ class Entry(NamedTuple):
     flags: int
 
 
+class User(NamedTuple):
+    """A user of a cgroup that workloads share."""
+
+    cgroup: int
+    uid: int
+
+    @property
+    def number(self) -> int:
+        """Stands for both wherever the id of an enrolled cgroup does. No cgroup's id has its top bit."""
+        digest = blake2b(f"{self.cgroup}:{self.uid}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") | 1 << 63
+
+
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """Who is in which cgroup. ``contested`` cgroups are captured, but nobody's: the relay refuses them."""
 
     cgroups: dict[int, str]
-    """Cgroup id -> uid of the workload."""
+    """Cgroup id, or ``User.number`` -> uid of the workload."""
     contested: frozenset[int] = frozenset()
     problems: tuple[str, ...] = ()
     unasked: frozenset[str] = frozenset()
     """uids of workloads whose DNS questions are left alone (``DNS_LABEL``)."""
     confined: frozenset[int] = frozenset()
     """Cgroups whose processes reach what the registry names and nothing else (REGISTRY_ONLY)."""
+    users: frozenset[User] = frozenset()
+    """Those of ``cgroups`` and ``contested`` that are users of cgroups."""
     partial: bool = False
     """Not everything is known: nothing that is captured now may be let go on the strength of this."""
 
     def entries(self) -> dict[int, Entry]:
         """What the map of enrolled cgroups should hold."""
         tags = {cgroup: tag(uid) for cgroup, uid in self.cgroups.items()} | dict.fromkeys(self.contested, 0)
-        return {cgroup: Entry(owner, self._flags(cgroup)) for cgroup, owner in tags.items()}
+        entries = {cgroup: Entry(owner, self._flags(cgroup)) for cgroup, owner in tags.items()}
+        for shared in {user.cgroup for user in self.users}:
+            whole = entries.get(shared, Entry(0, CgroupFlag.ONLY_USERS))
+            entries[shared] = whole._replace(flags=whole.flags | CgroupFlag.BY_USER)
+        return entries
 
     def _flags(self, cgroup: int) -> CgroupFlag:
         unasked = CgroupFlag.NO_DNS if self.cgroups.get(cgroup) in self.unasked else CgroupFlag(0)
@@ -74,8 +94,10 @@ def enrol(
     problems: Iterable[str] = (),
     unasked: Iterable[str] = (),
     confined: Container[str] = (),
+    users: Collection[User] = (),
 ) -> Enrolment:
-    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem.
+    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem. So is a
+    user of a cgroup: ``users`` has those of which the numbers are among the ids.
 
     ``unasked``: uids of workloads whose DNS questions are left alone; ``confined``: uids of those that reach only what
     is registered. A cgroup is confined if any that selects it is.
@@ -85,14 +107,15 @@ def enrol(
         for cgroup in cgroups:
             owners.setdefault(cgroup, []).append(uid)
     contested = {cgroup: uids for cgroup, uids in owners.items() if len(uids) > 1}
+    names = {user.number: f"{user.cgroup} uid {user.uid}" for user in users}
     told = tuple(
-        f"cgroup {cgroup} is selected by {' and '.join(sorted(uids))}: its connections to the mesh are refused;"
-        " make their selectors disjoint"
+        f"cgroup {names.get(cgroup, cgroup)} is selected by {' and '.join(sorted(uids))}: its connections to the mesh"
+        " are refused; make their selectors disjoint"
         for cgroup, uids in sorted(contested.items())
     )
     settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
     shut = frozenset(cgroup for cgroup, uids in owners.items() if any(uid in confined for uid in uids))
-    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked), shut)
+    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked), shut, frozenset(users))
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:

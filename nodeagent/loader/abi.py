@@ -15,6 +15,7 @@ MAX_DEPTH = 32
 
 DESTINATION_MAP = "mesh_dest_v1"
 CGROUP_MAP = "mesh_cgroup_v1"
+USER_MAP = "mesh_user_v1"
 LISTENER_MAP = "mesh_listen_v1"
 CONFIG_MAP = "mesh_config_v1"
 FLOW_MAP = "mesh_flow_v1"
@@ -48,6 +49,7 @@ class Layout:
 ENDPOINT = Layout("mesh_endpoint", ("addr", "16s"), ("port", "2s"), ("pad", "H"))
 DESTINATION = Layout("mesh_destination", ("tag", "I"), ("flags", "I"))
 CGROUP = Layout("mesh_cgroup", ("tag", "I"), ("flags", "I"))
+USER_KEY = Layout("mesh_user_key", ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"))
 LISTENER = Layout("mesh_listener", ("port", "2s"), ("pad", "H"), ("uid", "I"))
 CONFIG = Layout("mesh_config", ("flags", "I"), ("pad", "I"))
 ORIGIN = Layout(
@@ -77,7 +79,7 @@ REFUSED_KEY = Layout("mesh_refused_key", ("cgroup_id", "Q"), ("to", "20s"), ("pr
 REFUSED = Layout("mesh_refused", ("count", "Q"), ("ktime", "Q"), ("pid", "I"), ("pad", "I"))
 
 LAYOUTS = (
-    ENDPOINT, DESTINATION, CGROUP, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
+    ENDPOINT, DESTINATION, CGROUP, USER_KEY, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
     DNS, RESOLVERS, ASKER, ASKED, PORT_KEY, PORT, OWN_KEY, STEER_KEY, EGRESS, REFUSED_KEY, REFUSED,
 )  # fmt: skip
 
@@ -87,6 +89,8 @@ class CgroupFlag(IntFlag):
 
     NO_DNS = 1
     REGISTRY_ONLY = 2
+    BY_USER = 4
+    ONLY_USERS = 8
 
 
 class DestinationFlag(IntFlag):

@@ -175,6 +175,26 @@ class EnrolledCgroups(_View):
         return {int.from_bytes(key, _ORDER): Tagged(*abi.CGROUP.codec.unpack(value)) for key, value in self._items()}
 
 
+class Users(_View):
+    """(Cgroup id, user) -> the id that stands for both."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir, abi.USER_MAP, abi.USER_KEY.size, 8)
+
+    def put(self, cgroup_id: int, uid: int, number: int) -> None:
+        """MapFullError if there is no room."""
+        self._put(abi.USER_KEY.codec.pack(cgroup_id, uid, 0), number.to_bytes(8, _ORDER))
+
+    def remove(self, cgroup_id: int, uid: int) -> bool:
+        """Whether it was there."""
+        return self._remove(abi.USER_KEY.codec.pack(cgroup_id, uid, 0))
+
+    def entries(self) -> dict[tuple[int, int], int]:
+        """All of them."""
+        unpack = abi.USER_KEY.codec.unpack
+        return {unpack(key)[:2]: int.from_bytes(value, _ORDER) for key, value in self._items()}
+
+
 class Destinations(_View):
     """DestinationKey -> Tagged (flags: ``abi.DestinationFlag``)."""
 

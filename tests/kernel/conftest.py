@@ -315,12 +315,13 @@ def destinations(*addresses: tuple[str, int]) -> Destinations:
     return Destinations({SocketAddress(ip, port): Entry(7, 1) for ip, port in addresses})
 
 
-def workload(uid: str, cgroup_path: str | None = None, unit: str | None = None) -> Workload:
+def workload(uid: str, cgroup_path: str | None = None, unit: str | None = None, user: int | None = None) -> Workload:
     """A workload of which only the selectors matter."""
     namespace, name = uid.split("/")
     return Workload(
         uid=uid, name=name, namespace=namespace, node="n", identity=f"spiffe://mesh.internal/ns/{namespace}/sa/{name}",
-        addresses=("10.9.9.9",), ports=(8080,), selectors=Selectors(systemd_unit=unit, cgroup_path=cgroup_path),
+        addresses=("10.9.9.9",), ports=(8080,),
+        selectors=Selectors(systemd_unit=unit, cgroup_path=cgroup_path, uid=user),
         sni=f"{name}.{namespace}.workload.mesh.internal", labels={}, canonical_service=name,
         canonical_revision="latest", app=name, version="", cluster="", service_account=name,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from control.wire.address import SocketAddress
+from nodeagent.capture.plan import User
 from nodeagent.loader.abi import MAX_DEPTH, ConfigFlag
 from nodeagent.loader.maps import Settings
 from tests.kernel.conftest import CAPTURE_PORT, FAMILIES, Family, Node, connect, workload
@@ -63,6 +64,54 @@ def test_nested_cgroups_inherit_and_the_nearest_wins(node: Node, family: Family)
         node.lab.client(cgroup, lambda: connect(family, family.virtual, 80))
         flow = node.take(family)
         assert flow is not None and flow.cgroup_id == enrolled.stat().st_ino
+
+
+def test_users_of_one_cgroup_are_workloads_of_their_own(node: Node, family: Family) -> None:
+    """Nested cgroups inherit that too; who is none of them is not enrolled."""
+    shared = node.lab.cgroup("shared")
+    cgroups = [shared, node.lab.cgroup("shared/inner")]
+    number = shared.stat().st_ino
+    node.local += [workload(f"shop/u{uid}", "/shared", user=uid) for uid in (1001, 1002)]
+    server = node.lab.listen(family.local, 8080)
+    enrolment = node.mesh((family.local, 8080))
+    for cgroup in cgroups:
+        for uid in (1001, 1002):
+            node.lab.client(cgroup, lambda: connect(family, family.local, 8080), uid=uid)
+            flow = node.take(family)
+            assert flow is not None and (flow.cgroup_id, flow.uid) == (User(number, uid).number, uid)
+            assert enrolment.cgroups[flow.cgroup_id] == f"shop/u{uid}"
+        for uid in (0, 1003):
+            node.lab.client(cgroup, lambda: connect(family, family.local, 8080), uid=uid)
+            server.accept()[0].close()
+    assert node.capture.counters()["captured"] == node.capture.counters()["passed_not_enrolled"] == 4
+
+
+def test_a_user_s_workload_before_that_of_the_whole_cgroup(node: Node, family: Family) -> None:
+    """And the whole again when the user's is gone."""
+    node.local.append(workload("shop/user", "/app", user=1001))
+    node.mesh((family.virtual, 80))
+    whole = node.app.stat().st_ino
+    for uid, expected in ((1001, User(whole, 1001).number), (1002, whole)):
+        node.lab.client(node.app, lambda: connect(family, family.virtual, 80), uid=uid)
+        flow = node.take(family)
+        assert flow is not None and flow.cgroup_id == expected
+    del node.local[-1]
+    node.mesh((family.virtual, 80))
+    node.lab.client(node.app, lambda: connect(family, family.virtual, 80), uid=1001)
+    flow = node.take(family)
+    assert flow is not None and flow.cgroup_id == whole
+
+
+def test_a_user_that_two_workloads_select_is_nobody_s_and_captured(node: Node) -> None:
+    node.local += [workload(f"shop/{name}", "/app/twice", user=1001) for name in ("a", "b")]
+    twice = node.lab.cgroup("app/twice")
+    made = node.mesh((V4.virtual, 80))
+    assert [
+        text for text in made.problems if f"cgroup {twice.stat().st_ino} uid 1001 is selected by shop/a and" in text
+    ]
+    node.lab.client(twice, lambda: connect(V4, V4.virtual, 80), uid=1001)
+    flow = node.take(V4)
+    assert flow is not None and flow.cgroup_id not in made.cgroups
 
 
 def test_a_process_deeper_than_the_walk_is_captured_all_the_same(node: Node) -> None:

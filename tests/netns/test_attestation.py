@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tests.netns import reading, resources
 from tests.netns.containers import Container, Docker, Podman, Runc, docker_engine
-from tests.netns.lab import eventually, identity
+from tests.netns.lab import BIN, eventually, identity
 from tests.netns.place import kill_all
 from tests.netns.pods import Pod, remove_cgroup
 from tests.netns.servers import http_get, http_hello
@@ -168,6 +170,39 @@ def test_a_container_that_two_workloads_select_is_nobody_s(shop: Shop, family: F
             eventually(lambda: place_of(mesh.a, "one"), what="one alone is enrolled")
             with shop.server.serve(http_hello):
                 eventually(lambda: container.get(shop.server.address(family), PORT, "/x"), what="it is somebody again")
+
+
+def greet_and_close(connection: socket.socket) -> None:
+    connection.sendall(b"220 ready\r\n")
+    connection.close()
+
+
+def test_services_of_one_cgroup_by_their_users(shop: Shop, family: Family) -> None:
+    """Each its own identity; 'nodeagent wait' knows them apart; whoever else is in there is left alone."""
+    node, address = shop.mesh.a, shop.server.address(family)
+    spot = node.spot("system.slice/shared.service")
+    spot.cgroup.mkdir(parents=True, exist_ok=True)
+    selectors = {"systemdUnit": "shared.service"}
+    users = {"front": 1001, "back": 1002}
+    wanted = [resources.workload(n, node.name, selectors={**selectors, "uid": u}, ports=[u]) for n, u in users.items()]
+
+    def ask(uid: int, *wait: str) -> subprocess.CompletedProcess[bytes]:
+        program = f"import socket; print(socket.create_connection(('{address}', {PORT}), 10).recv(100))"
+        become = f"exec setpriv --reuid={uid} --clear-groups /usr/bin/python3 -c"
+        return spot.run("/bin/sh", "-c", f'{" ".join(wait)} {become} "$0"', program, env=node.settings, timeout=90)
+
+    with shop.mesh.applied(*wanted), shop.server.serve(greet_and_close):
+        for name, uid in users.items():
+            since = shop.mesh.b.access_position()
+            done = ask(uid, str(BIN / "nodeagent"), "wait", "--timeout", "60", "--uid", str(uid), "&&")
+            assert (done.returncode, done.stdout) == (0, b"b'220 ready\\r\\n'\n"), done.stderr
+            lines = eventually(lambda since=since: shop.mesh.b.access(since=since, dst_workload="server"))
+            assert {line["src.identity"] for line in lines} == {identity(name)}
+        assert ask(1003).returncode != 0, "nobody's connections are taken: the virtual address leads nowhere"
+        waited = spot.run(BIN / "nodeagent", "wait", "--timeout", "0", env=node.settings)
+        assert b"no workload of this node selects" in waited.stderr
+    spot.close()
+    remove_cgroup(spot.cgroup)
 
 
 def test_who_leaves_the_cgroup_loses_the_identity(shop: Shop, family: Family) -> None:

@@ -10,8 +10,8 @@ import pytest
 from control.wire.address import SocketAddress
 from nodeagent.capture import apply
 from nodeagent.capture.apply import MapWriter
-from nodeagent.capture.plan import Entry
-from nodeagent.loader.abi import ConfigFlag
+from nodeagent.capture.plan import Entry, User
+from nodeagent.loader.abi import CgroupFlag, ConfigFlag
 from nodeagent.loader.errors import MapFullError
 
 ENTRY = Entry(1, 0)
@@ -56,6 +56,14 @@ class FakeMap:
 class Cgroups(FakeMap): ...
 
 
+class Names(FakeMap):
+    def put(self, *key: Any) -> None:  # type: ignore[override]
+        super().put(key[:-1], key[-1])
+
+    def remove(self, *key: Any) -> None:  # type: ignore[override]
+        super().remove(key)
+
+
 class Targets(FakeMap):
     def put(self, entries: Any) -> int:  # type: ignore[override]
         written = 0
@@ -72,6 +80,7 @@ class Targets(FakeMap):
 def writer(monkeypatch: pytest.MonkeyPatch) -> MapWriter:
     monkeypatch.setattr(FakeMap, "log", [])
     monkeypatch.setattr(apply, "EnrolledCgroups", Cgroups)
+    monkeypatch.setattr(apply, "Users", Names)
     monkeypatch.setattr(apply, "Destinations", Targets)
     monkeypatch.setattr(apply, "Settings", FakeMap)
     return MapWriter(Path("pins"))
@@ -87,6 +96,19 @@ def test_cgroups_leave_before_destinations_do(writer: MapWriter) -> None:
     FakeMap.log.clear()
     writer.apply({}, {})
     assert FakeMap.log == [("remove", "Cgroups"), ("remove", "Targets")]
+
+
+def test_a_user_of_a_cgroup_is_known_before_the_cgroup_sends_for_it(writer: MapWriter) -> None:
+    user = User(7, 1001)
+    shared, alone = {7: Entry(0, CgroupFlag.BY_USER), user.number: ENTRY}, frozenset({user})
+    writer.apply(shared, None, alone)
+    assert FakeMap.log == [("put", "Cgroups"), ("put", "Names"), ("put", "Cgroups")]
+    assert list(writer.cgroups) == [user.number, 7]
+    FakeMap.log.clear()
+    writer.apply({}, None, keep=True)
+    assert writer.apply(shared, None, alone) == FakeMap.log == []
+    writer.apply({}, None)
+    assert not writer.cgroups and not writer.users
 
 
 def test_nothing_is_written_twice(writer: MapWriter) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import ExternalEndpoint, Resolution, Service, ServicePort
-from nodeagent.capture.plan import Entry, destinations_of, difference, enrol, tag
+from nodeagent.capture.plan import Entry, User, destinations_of, difference, enrol, tag
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 from tests.support.objects import external, workload
 
@@ -80,6 +80,20 @@ def test_confined_workloads_are_marked_and_so_is_what_one_of_them_claims() -> No
     flags = {cgroup: entry.flags for cgroup, entry in made.entries().items()}
     only = CgroupFlag.REGISTRY_ONLY
     assert flags == {1: only, 2: only, 3: 0, 4: only | CgroupFlag.NO_DNS}
+
+
+def test_users_of_a_cgroup_have_entries_of_their_own() -> None:
+    alone, other = User(7, 1001), User(8, 1001)
+    made = enrol([("a", [alone.number]), ("b", [8]), ("c", [other.number])], confined={"b"}, users=[alone, other])
+    entries = made.entries()
+    assert {number: made.cgroups[number] for number in (alone.number, other.number)} == {
+        alone.number: "a",
+        other.number: "c",
+    }
+    assert entries[7] == Entry(0, CgroupFlag.BY_USER | CgroupFlag.ONLY_USERS)
+    assert entries[8] == Entry(tag("b"), CgroupFlag.BY_USER | CgroupFlag.REGISTRY_ONLY)
+    assert entries[alone.number] == Entry(tag("a"), 0)
+    assert alone.number >> 63 == 1 and len({alone.number, other.number, User(7, 1002).number}) == 3
 
 
 def test_a_cgroup_of_two_workloads_is_captured_but_nobodys() -> None:
