@@ -36,8 +36,12 @@ static __always_inline struct bpf_sock *mesh_steer(bool v6)
 {
 	struct mesh_steer_key key = { .netns = mesh_netns, .v6 = v6 };
 	struct bpf_sock *found;
+	__u64 worker;
 
-	for (key.worker = 0; key.worker < MESH_MAX_WORKERS; key.worker++) {
+	for (worker = 0; worker < MESH_MAX_WORKERS; worker++) {
+		/* In a register: before 6.3 the verifier forgets half a word that it finds in memory, and sees no end. */
+		asm volatile("" : "+r"(worker));
+		key.worker = worker;
 		found = bpf_map_lookup_elem(&mesh_steer_v1, &key);
 		if (found)
 			return found;

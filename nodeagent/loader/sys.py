@@ -22,6 +22,8 @@ SONAME = "libbpf.so.1"
 MAX_LOG_LINES = 200
 """libbpf's own messages that are kept for the text of an error."""
 VERIFIER_LOG_BYTES = 64 * 1024
+MAX_MESSAGE = 4096
+"""Characters that are kept of one of them."""
 MAX_QUERIED_PROGRAMS = 64
 """The kernel admits no more programs than this on one hook of a cgroup."""
 BPF_FS_MAGIC = 0xCAFE4A11
@@ -97,6 +99,13 @@ int statfs(const char *path, struct statfs *buffer);
 """
 
 
+def _ends_of(message: str) -> str:
+    """A message whose middle is left out if it is long: why the verifier refuses a program comes last in its log."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    return f"{message[: MAX_MESSAGE // 4]}\n[...]\n{message[-3 * MAX_MESSAGE // 4 :]}"
+
+
 class Libbpf:
     """libbpf.so.1, opened once (see ``libbpf()``). ``ffi`` makes buffers; ``lib`` is for the hot path of maps only."""
 
@@ -120,9 +129,9 @@ class Libbpf:
         arm64.)
         """
         if level <= 1:
-            line = self.ffi.new("char[]", 4096)
-            self.libc.vsnprintf(line, 4096, text, arguments)
-            self._log.append(self.ffi.string(line).decode(errors="replace").rstrip())
+            line = self.ffi.new("char[]", VERIFIER_LOG_BYTES)
+            self.libc.vsnprintf(line, VERIFIER_LOG_BYTES, text, arguments)
+            self._log.append(_ends_of(self.ffi.string(line).decode(errors="replace").rstrip()))
         return 0
 
     def take_log(self) -> str:

@@ -29,10 +29,10 @@ CHUNK = 256 * 1024
 class SpliceLab:
     """The splice in force over this process, which sits in a cgroup of the lab meanwhile."""
 
-    def __init__(self, lab: Lab, settings: SpliceSettings | None = None) -> None:
+    def __init__(self, lab: Lab, settings: SpliceSettings | None = None, instance: str = "test") -> None:
         self.lab = lab
         enter(lab, lab.root)
-        self.pins = PinDirectory(lab.bpffs, "test")
+        self.pins = PinDirectory(lab.bpffs, instance)
         lab.stack.callback(self.pins.close)
         mesh = MeshObject()
         mesh.load()
