@@ -83,6 +83,18 @@ static __always_inline void mesh_announce(struct bpf_sock_addr *ctx, const struc
 	mine->role = bpf_map_lookup_elem(&mesh_own_v1, &own) ? MESH_CLIENT_OWN : MESH_CLIENT_ENROLLED;
 }
 
+/* While the node is sealed: whether it is somebody else than the agent, which marks its sockets before they connect. */
+static __always_inline bool mesh_is_sealed_for(struct bpf_sock_addr *ctx, const struct mesh_config *config)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_client *mine;
+
+	if (!config || !(config->flags & MESH_CONFIG_SEALED))
+		return false;
+	mine = sk ? bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0) : NULL;
+	return !mine || mine->role != MESH_CLIENT_OF_DIAL;
+}
+
 /* Decide over a connect() to `to`; on capture `to` becomes where it goes instead. */
 static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx, struct mesh_endpoint *to)
 {
@@ -106,6 +118,7 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	if (mesh_concerned(&facts))
 		cgroup_id = mesh_enrolled_cgroup();
 	facts.enrolled = cgroup_id != 0;
+	facts.sealed = facts.known && !facts.enrolled && mesh_is_sealed_for(ctx, config);
 	facts.confined = facts.enrolled && mesh_is_confined(cgroup_id);
 	if (facts.enrolled)
 		listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);

@@ -3,6 +3,7 @@ running agent (status, flows, workloads)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.controller import unload as unload_capture
 from nodeagent.client.join import JoinError
-from nodeagent.client.statefile import StateDirectoryError
+from nodeagent.client.statefile import StateDirectory, StateDirectoryError
 from nodeagent.config import Config, ConfigError, load
 from nodeagent.containers.facts import MAX_STATE_BYTES, StateError
 from nodeagent.containers.hooks import creation, record
@@ -36,7 +37,8 @@ from nodeagent.doctor.finding import as_text as findings_text
 from nodeagent.doctor.finding import documents as findings_document
 from nodeagent.hold import Held, RefusedError, hold
 from nodeagent.loader.errors import LoaderError
-from nodeagent.main import Agent, capture_settings
+from nodeagent.main import Agent, capture_settings, reserved_ports
+from nodeagent.manager.seal import SealError, seal
 from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 
 ANSWER_SECONDS = 10.0
@@ -107,17 +109,37 @@ async def _run(config: Config) -> None:
 
 @main.command("load")
 @config_option
-def load_programs(file: Path | None) -> None:
+@click.option(
+    "--fail-closed", is_flag=True, help="Refuse what was in the mesh when an agent ran last, until one runs again."
+)
+def load_programs(file: Path | None, fail_closed: bool) -> None:
     """Load and attach the BPF programs, run nothing.
 
     It shows whether this kernel can do what is needed. No workload is captured until an agent runs.
+
+    With --fail-closed (for a unit that runs before the network is up, deploy/systemd/nodemesh-seal.service) nothing
+    gets past the mesh while a host starts, in whatever order: connections of all programs to services and workloads of
+    the mesh are refused, and so is plaintext to workloads of this node, until an agent has said who is enrolled.
     """
+    config = settings(file)
     try:
-        capture = Capture.open(capture_settings(settings(file)))
-    except (LoaderError, CgroupError) as error:
+        capture = Capture.open(capture_settings(config))
+        click.echo(f"loaded and pinned in {capture.pin_dir}")
+        with contextlib.closing(capture):
+            if fail_closed:
+                _seal(config, capture)
+    except (LoaderError, CgroupError, StateDirectoryError, SealError) as error:
         fail(str(error))
-    click.echo(f"loaded and pinned in {capture.pin_dir}")
-    capture.close()
+
+
+def _seal(config: Config, capture: Capture) -> None:
+    with contextlib.closing(StateDirectory(config.state_dir)) as directory:
+        sealed = seal(capture, directory, config.node, reserved_ports(config))
+    click.echo(
+        f"sealed: {sealed.destinations} mesh destinations are refused, and plaintext to {sealed.workloads} workloads"
+    )
+    for problem in sealed.problems:
+        click.echo(f"nodeagent: {problem}", err=True)
 
 
 @main.command()

@@ -66,6 +66,11 @@ def capture_settings(config: Config) -> CaptureSettings:
     )  # fmt: skip
 
 
+def reserved_ports(config: Config) -> frozenset[int]:
+    """The agent's own, which are never met as a workload's."""
+    return AGENT_PORTS | frozenset(asdict(config.ports).values())
+
+
 class Agent:
     """One agent. ``open_capture`` is None where nothing is captured (only tunnels are served)."""
 
@@ -129,8 +134,9 @@ class Agent:
     def _open_plaintext(self, undo: contextlib.ExitStack) -> PlaintextPorts | None:
         if self._capture is None:
             return None
-        reserved = AGENT_PORTS | frozenset(asdict(self._config.ports).values())
-        opened = PlaintextPorts(self._capture.open_inbound(), self._config.node, self._homes_of, reserved)
+        opened = PlaintextPorts(
+            self._capture.open_inbound(), self._config.node, self._homes_of, reserved_ports(self._config)
+        )
         undo.callback(opened.close)
         return opened
 

@@ -28,6 +28,7 @@ enum mesh_cgroup_flag {
 	MESH_CGROUP_REGISTRY_ONLY = 2, /* its processes reach what the registry names, and themselves; nothing else */
 	MESH_CGROUP_BY_USER = 4, /* some users are workloads of their own in here (mesh_user_v1) */
 	MESH_CGROUP_ONLY_USERS = 8, /* ... and whoever is none of them is not enrolled by this cgroup */
+	MESH_CGROUP_LEFT = 16, /* nobody's for now: neither it nor what is below it is captured */
 };
 
 enum mesh_dest_flag {
@@ -96,6 +97,7 @@ struct mesh_asked {
 
 enum mesh_config_flag {
 	MESH_CONFIG_INCOMPLETE = 1, /* not every mesh destination fits: refuse what is not known (fail closed) */
+	MESH_CONFIG_SEALED = 2, /* no agent has said yet who is enrolled: nobody but the agent reaches mesh destinations */
 };
 
 struct mesh_config {
@@ -257,6 +259,7 @@ enum mesh_count {
 	MESH_COUNT_EGRESS_REFUSED = 25, /* an enrolled process wanted out of the mesh, and may not (REGISTRY_ONLY) */
 	MESH_COUNT_EGRESS_TO_MESH = 26, /* ... by UDP to an address of the mesh, which carries TCP; C libraries do it to sort addresses */
 	MESH_COUNT_EGRESS_NOT_NOTED = 27, /* no room to count it by workload */
+	MESH_COUNT_REFUSED_SEALED = 28, /* the node was sealed, and no agent has said yet who is enrolled */
 	MESH_COUNT_END, /* not a counter */
 };
 

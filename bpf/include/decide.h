@@ -14,6 +14,7 @@ struct mesh_facts {
 	bool incomplete; /* ... but not every destination of the mesh fitted into the map */
 	bool enrolled; /* the process is in an enrolled cgroup, or below one */
 	bool confined; /* ... whose egress policy is REGISTRY_ONLY */
+	bool sealed; /* no agent has said yet who is enrolled, and it is not the agent that connects */
 	bool outside; /* the destination is not the namespace itself */
 	bool listener; /* an agent serves the socket's network namespace */
 };
@@ -40,6 +41,8 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 	if (!facts->enrolled) {
 		if (!facts->known)
 			return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
+		if (facts->sealed)
+			return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_SEALED };
 		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_ENROLLED };
 	}
 	if (!facts->known && facts->resolver && facts->listener)

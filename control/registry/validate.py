@@ -122,6 +122,7 @@ def _external_endpoints(catalogue: Catalogue, origins: Origins) -> Iterable[Faul
 _LABELS: Mapping[str, Callable[[str], object]] = {
     governed.SPLICE_LABEL: governed.switch,
     governed.DNS_LABEL: governed.switch,
+    governed.CAPTURE_LABEL: governed.switch,
     governed.IDLE_TIMEOUT_LABEL: governed.idle_timeout,
 }
 """Labels of ours on workloads and services -> what reads them. Looked at when they are applied, never when what is

@@ -1,5 +1,5 @@
-"""What operators say about live flows and names, in words: the labels ``nodemesh.io/splice``, ``nodemesh.io/dns`` and
-``nodemesh.io/idle-timeout`` of workloads and services, and durations as they write them.
+"""What operators say about live flows and names, in words: the labels ``nodemesh.io/splice``, ``nodemesh.io/dns``,
+``nodemesh.io/capture`` and ``nodemesh.io/idle-timeout`` of workloads and services, and durations as they write them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ SPLICE_LABEL: Final = LABEL_PREFIX + "splice"
 """``on`` or ``off``."""
 DNS_LABEL: Final = LABEL_PREFIX + "dns"
 """``on`` or ``off``: off leaves a workload's DNS questions alone, and it does not know the names of the mesh."""
+CAPTURE_LABEL: Final = LABEL_PREFIX + "capture"
+"""``on`` or ``off``: off takes a workload's processes out of the mesh, new connections at least; those that it carries
+already go on."""
 IDLE_TIMEOUT_LABEL: Final = LABEL_PREFIX + "idle-timeout"
 """A duration or ``off``."""
 MAX_IDLE_TIMEOUT: Final = 365 * 86_400

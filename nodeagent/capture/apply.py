@@ -13,6 +13,10 @@ from nodeagent.loader.abi import CgroupFlag, ConfigFlag
 from nodeagent.loader.errors import MapFullError
 from nodeagent.loader.maps import DestinationKey, Destinations, EnrolledCgroups, Settings, Tagged, Users
 
+SEALED_STILL = (
+    "the node is sealed ('nodeagent load --fail-closed') until all that control tells of can be read: programs in no"
+    " workload are refused every mesh destination"
+)
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -29,9 +33,17 @@ class MapWriter:
         self.cgroups = {key: Entry(*value) for key, value in self._cgroups.entries().items()}
         self.users = frozenset(User(*key) for key in self._users.entries())
         self.destinations = {_address(key): Entry(*value) for key, value in self._destinations.entries().items()}
-        self.incomplete = ConfigFlag.INCOMPLETE in self._settings.flags()
-        """Whether enrolled processes are refused whatever is not known, because not every destination fitted."""
+        self._flags = self._settings.flags()
         self._left_out = 0
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether enrolled processes are refused whatever is not known, because not every destination fitted."""
+        return ConfigFlag.INCOMPLETE in self._flags
+
+    def seal(self) -> None:
+        """Until an ``apply`` that knows all: who is in no workload is refused mesh destinations."""
+        self._set(ConfigFlag.SEALED, on=True)
 
     def close(self) -> None:
         """Close the maps; they keep their contents."""
@@ -63,6 +75,10 @@ class MapWriter:
             self._left_out = self._write_destinations(destinations)
             self._set_incomplete(self._left_out > 0)
         problems = self._join(cgroups, users)
+        if not keep:
+            self._set(ConfigFlag.SEALED, on=False)
+        elif ConfigFlag.SEALED in self._flags:
+            problems.append(SEALED_STILL)
         if self._left_out:
             problems.append(
                 f"{self._left_out} mesh destinations do not fit into the kernel's map"
@@ -110,9 +126,13 @@ class MapWriter:
         return len(change.put) - written
 
     def _set_incomplete(self, incomplete: bool) -> None:
-        if incomplete != self.incomplete:
-            self._settings.set(ConfigFlag.INCOMPLETE if incomplete else ConfigFlag(0))
-            self.incomplete = incomplete
+        self._set(ConfigFlag.INCOMPLETE, on=incomplete)
+
+    def _set(self, flag: ConfigFlag, *, on: bool) -> None:
+        flags = self._flags | flag if on else self._flags & ~flag
+        if flags != self._flags:
+            self._settings.set(flags)
+            self._flags = flags
 
 
 def _key(address: SocketAddress) -> DestinationKey:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from control.wire.discovery import EgressMode, Workload
-from control.wire.governed import DNS_LABEL
+from control.wire.governed import CAPTURE_LABEL, DNS_LABEL
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
 from nodeagent.capture.egress import EgressTable
@@ -184,6 +184,7 @@ class Capture:
         found: list[tuple[str, list[int]]] = []
         problems: list[str] = []
         unasked: list[str] = []
+        left: list[str] = []
         confined: set[str] = set()
         users: list[User] = []
         self._paths = []
@@ -192,6 +193,8 @@ class Capture:
         for workload in local:
             if workload.labels.get(DNS_LABEL) == "off":
                 unasked.append(workload.uid)
+            if workload.labels.get(CAPTURE_LABEL) == "off":
+                left.append(workload.uid)
             if workload.egress_mode is not EgressMode.ALLOW_ANY:
                 confined.add(workload.uid)
             try:
@@ -216,7 +219,7 @@ class Capture:
         self._shared |= {user.number: user.cgroup for user in users}
         self._users = users
         self._watch.follow(self._tree.looked_in)
-        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined, users)
+        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined, users, left)
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
@@ -227,6 +230,12 @@ class Capture:
             self._destination_problems = destinations.problems
         self._problems = (*problems, *self._destination_problems)
         return replace(enrolment, problems=self._problems)
+
+    def seal(self) -> None:
+        """Until an ``apply`` that knows all: nobody but the agent and who is enrolled already reaches mesh
+        destinations.
+        """
+        self._maps.seal()
 
     def sync(self, local: Iterable[Workload], destinations: Destinations | None = None) -> Enrolment:
         """``resolve`` and ``apply``: on each change of state, and every second or so for cgroups that come and go."""

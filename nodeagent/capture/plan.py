@@ -47,6 +47,8 @@ class Enrolment:
     problems: tuple[str, ...] = ()
     unasked: frozenset[str] = frozenset()
     """uids of workloads whose DNS questions are left alone (``DNS_LABEL``)."""
+    left: frozenset[str] = frozenset()
+    """uids of workloads that are not captured for now (``CAPTURE_LABEL``)."""
     confined: frozenset[int] = frozenset()
     """Cgroups whose processes reach what the registry names and nothing else (REGISTRY_ONLY)."""
     users: frozenset[User] = frozenset()
@@ -64,6 +66,8 @@ class Enrolment:
         return entries
 
     def _flags(self, cgroup: int) -> CgroupFlag:
+        if self.cgroups.get(cgroup) in self.left:
+            return CgroupFlag.LEFT
         unasked = CgroupFlag.NO_DNS if self.cgroups.get(cgroup) in self.unasked else CgroupFlag(0)
         return unasked | (CgroupFlag.REGISTRY_ONLY if cgroup in self.confined else CgroupFlag(0))
 
@@ -95,12 +99,14 @@ def enrol(
     unasked: Iterable[str] = (),
     confined: Container[str] = (),
     users: Collection[User] = (),
+    left: Iterable[str] = (),
 ) -> Enrolment:
     """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem. So is a
     user of a cgroup: ``users`` has those of which the numbers are among the ids.
 
     ``unasked``: uids of workloads whose DNS questions are left alone; ``confined``: uids of those that reach only what
-    is registered. A cgroup is confined if any that selects it is.
+    is registered; ``left``: uids of those that are not captured for now. A cgroup is confined if any that selects it
+    is.
     """
     owners: dict[int, list[str]] = {}
     for uid, cgroups in found:
@@ -115,7 +121,10 @@ def enrol(
     )
     settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
     shut = frozenset(cgroup for cgroup, uids in owners.items() if any(uid in confined for uid in uids))
-    return Enrolment(settled, frozenset(contested), (*problems, *told), frozenset(unasked), shut, frozenset(users))
+    return Enrolment(
+        settled, frozenset(contested), (*problems, *told), unasked=frozenset(unasked), left=frozenset(left),
+        confined=shut, users=frozenset(users),
+    )  # fmt: skip
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:

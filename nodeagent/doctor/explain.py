@@ -11,6 +11,7 @@ from typing import Any
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip, parse_port
 from control.wire.discovery import EgressMode, MtlsMode, Resolution, Service, Workload
+from control.wire.governed import CAPTURE_LABEL
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.explain import explain as judge
 from nodeagent.policy.plaintext import effective_mode
@@ -64,6 +65,9 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
     asked_for = _destination(state, destination, client)
     steps = [Step("destination", True, f"{destination} is {asked_for}")] if str(asked_for) != destination else []
     if isinstance(client, Workload):
+        if client.labels.get(CAPTURE_LABEL) == "off":
+            why = f"{client.uid} has left (label {CAPTURE_LABEL}=off): the kernel leaves its connections alone"
+            return Explanation(source, str(asked_for), (*steps, Step("capture", True, why)), "bypasses the mesh")
         steps.append(_source_step(client, captured))
     target = state.resolve(asked_for)
     if isinstance(target, Unresolved):

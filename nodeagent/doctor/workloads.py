@@ -77,6 +77,9 @@ def one(workload: Mapping[str, Any], capture: Mapping[str, Any], processes: Proc
     name = f"workload {workload['namespace']}/{workload['name']}"
     if not capture.get("enabled"):
         return Finding(name, Level.BAD, "not captured: capture is off in the configuration", "set capture: true")
+    if workload.get("left"):
+        return Finding(name, Level.ODD, "not captured: it has left the mesh by its label nodemesh.io/capture=off",
+                       "take the label away: new connections go through the mesh then")  # fmt: skip
     trouble = [problem for problem in capture["problems"] if workload["uid"] in problem]
     if trouble:
         return Finding(name, Level.BAD, f"not captured: {trouble[0]}", "mend its selectors: 'meshctl edit' or apply")

@@ -91,6 +91,7 @@ class CgroupFlag(IntFlag):
     REGISTRY_ONLY = 2
     BY_USER = 4
     ONLY_USERS = 8
+    LEFT = 16
 
 
 class DestinationFlag(IntFlag):
@@ -105,6 +106,7 @@ class ConfigFlag(IntFlag):
     """``enum mesh_config_flag``."""
 
     INCOMPLETE = 1
+    SEALED = 2
 
 
 class ClientRole(IntEnum):
@@ -161,6 +163,7 @@ class Count(IntEnum):
     EGRESS_REFUSED = 25
     EGRESS_TO_MESH = 26
     EGRESS_NOT_NOTED = 27
+    REFUSED_SEALED = 28
 
 
 class AttachType(IntEnum):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from control.wire.codec import encode
+from control.wire.governed import CAPTURE_LABEL
 from nodeagent.capture.controller import CaptureStatus
 from nodeagent.channel import Sample
 from nodeagent.config import Config
@@ -177,6 +178,7 @@ def workloads_document(
             "network_namespaces": namespaces(workload.uid),
             "problems": [text for text in told if workload.uid in _WORD_ENDS.split(text)],
             "policies": list(workload.policies),
+            "left": workload.labels.get(CAPTURE_LABEL) == "off",
             "egress": workload.egress_mode.value,
             "egress_policy": workload.egress_policy,
             "plaintext": {str(port): effective_mode(workload, port).value for port in workload.ports},

@@ -13,7 +13,7 @@
 #define OFFSET 14 /* of the question: an Ethernet header is what the kernel insists on */
 
 struct question {
-	__u8 known, incomplete, enrolled, listener, resolver, confined, outside, pad;
+	__u8 known, incomplete, enrolled, listener, resolver, confined, outside, sealed;
 	struct mesh_addr addr;
 };
 
@@ -41,6 +41,7 @@ int ask(struct __sk_buff *skb)
 	facts.resolver = question.resolver;
 	facts.confined = question.confined;
 	facts.outside = question.outside;
+	facts.sealed = question.sealed;
 	decision = mesh_decide(&facts);
 	answer.verdict = decision.verdict;
 	answer.reason = decision.reason;

@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def ask(run: Run) -> Ask:
-    """(seven facts, address) -> what follows from them."""
+    """(eight facts, address) -> what follows from them."""
 
     def asked(facts: bytes, addr: bytes) -> Answer:
         result, told = run("ask", facts.ljust(8, b"\0") + addr)
@@ -101,9 +101,12 @@ def ask(run: Run) -> Ask:
 
 
 def oracle(
-    known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool, confined: bool, outside: bool
-) -> tuple[int, Count]:
+    known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool, confined: bool, outside: bool,
+    sealed: bool,
+) -> tuple[int, Count]:  # fmt: skip
     """What ought to become of a connect()."""
+    if not enrolled and known and sealed:
+        return REFUSE, Count.REFUSED_SEALED
     if not enrolled:
         return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
     if known:
@@ -123,11 +126,11 @@ def datagram_oracle(known: bool, enrolled: bool, confined: bool, outside: bool) 
 
 
 @pytest.mark.parametrize(
-    "facts", list(product([False, True], repeat=7)), ids=lambda facts: "".join(map(str, map(int, facts)))
+    "facts", list(product([False, True], repeat=8)), ids=lambda facts: "".join(map(str, map(int, facts)))
 )
 def test_every_decision(ask: Ask, facts: tuple[bool, ...]) -> None:
     answer = ask(bytes(facts), bytes(16))
-    known, _, enrolled, _, _, confined, outside = facts
+    known, _, enrolled, _, _, confined, outside, _ = facts
     assert answer.stream == oracle(*facts)
     assert answer.datagram == datagram_oracle(known, enrolled, confined, outside)
     if not answer.concerned:

@@ -44,7 +44,7 @@ def test_kubernetes_objects_are_well_formed_and_name_settings_that_exist() -> No
     assert {mount["name"] for mount in container["volumeMounts"]} == names
 
 
-@pytest.mark.parametrize("unit", ["nodeagent.service", "control.service"])
+@pytest.mark.parametrize("unit", ["nodeagent.service", "nodemesh-seal.service", "control.service"])
 def test_units_run_commands_that_exist(unit: str) -> None:
     line = next(line for line in (DEPLOY / "systemd" / unit).read_text().splitlines() if line.startswith("ExecStart="))
     program, *arguments = line.removeprefix("ExecStart=").split()
@@ -55,7 +55,7 @@ def test_units_run_commands_that_exist(unit: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize("unit", ["nodeagent.service", "control.service"])
+@pytest.mark.parametrize("unit", ["nodeagent.service", "nodemesh-seal.service", "control.service"])
 def test_units_pass_systemds_own_check(unit: str, tmp_path: Path) -> None:
     text = (DEPLOY / "systemd" / unit).read_text()
     path = tmp_path / unit

@@ -90,6 +90,13 @@ def test_a_registered_host_is_reached_whatever_the_egress_policy(destination: st
     assert explain(state, "192.0.2.77", destination).verdict == "bypasses the mesh"
 
 
+def test_who_has_left_bypasses_the_mesh() -> None:
+    state = NodeState()
+    state.apply(snapshot(WEB, replace(CLIENT, labels={"nodemesh.io/capture": "off"}), service(), DENY_FAR))
+    told = explain(state, "shop/client", "web")
+    assert told.verdict == "bypasses the mesh" and "nodemesh.io/capture=off" in whys(told)
+
+
 def test_a_source_that_is_not_captured_is_told(state: NodeState) -> None:
     told = explain(state, "shop/client", "web", captured=())
     assert told.verdict == "refused" and "doctor" in whys(told)

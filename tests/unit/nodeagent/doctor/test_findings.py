@@ -26,6 +26,7 @@ CAPTURE: dict[str, Any] = {"enabled": True, "problems": [], "listeners": {1: 150
         ({"egress": "REGISTRY_ONLY"}, {}, 3, Level.GOOD, "egress REGISTRY_ONLY"),
         ({}, {}, 0, Level.ODD, "no process"),
         ({}, {}, None, Level.ODD, "no process"),
+        ({"left": True}, {}, 3, Level.ODD, "has left the mesh"),
         ({"cgroups": []}, {}, 3, Level.BAD, "no cgroup"),
         ({}, {"enabled": False}, 3, Level.BAD, "off"),
         ({}, {"listeners": {}}, 3, Level.BAD, "refused"),
