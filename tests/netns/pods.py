@@ -49,6 +49,8 @@ class Pod:
         self.spot.cgroup.mkdir(parents=True, exist_ok=True)
         run("ip", "netns", "add", self.site.netns)
         node = self.node.site
+        # A former pod's cable goes when the kernel has taken its namespace down, which may be still to come.
+        subprocess.run(node.enter("ip", "link", "delete", self._cable), check=False, capture_output=True)
         peer = ["peer", "name", INTERFACE, "netns", self.site.netns]
         run(*node.enter("ip", "link", "add", self._cable, "type", "veth", *peer))
         inside = "\n".join([
