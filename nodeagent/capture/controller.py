@@ -253,16 +253,19 @@ class Capture:
         self._links = PinnedLinks(self._pins)
         return ["programs had been detached from the cgroup, or it was made anew; they are attached again"]
 
-    def status(self) -> CaptureStatus:
-        """Everything at a glance."""
+    def status(self, companions: Iterable[int] = ()) -> CaptureStatus:
+        """Everything at a glance. ``companions``: ids of programs of this agent's beside capture's own (the splice's),
+        which are nobody else's either.
+        """
         programs = self._links.programs(cgroup_id(self._tree.root))
+        own = [*programs.values(), *companions]
         return CaptureStatus(
             features=self._features,
             pin_dir=str(self.pin_dir),
             cgroup_root=str(self._tree.root),
             bpffs_mounted=self._pins.mounted,
             programs=programs,
-            cohabitants=cohabitants([self._tree.root, *self._paths], programs.values()),
+            cohabitants=cohabitants([self._tree.root, *self._paths], own),
             counters=self._counters.read(),
             enrolled=len(self._maps.cgroups),
             destinations=len(self._maps.destinations),

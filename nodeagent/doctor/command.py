@@ -30,7 +30,7 @@ def examine(config: Config, ask: Ask) -> list[Finding]:
     with contextlib.suppress(OSError, ValueError):
         documents = {name: ask(name) for name in ("status", "workloads", "capture")}
     capture = documents.get("capture", {})
-    findings = host.look(config, capture.get("programs", {}).values())
+    findings = host.look(config, [*capture.get("programs", {}).values(), *capture.get("companions", {}).values()])
     findings += network.ports(config, bool(documents)) + network.control(config)
     findings += workloads.agent(documents.get("status"))
     if documents:

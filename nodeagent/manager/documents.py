@@ -84,7 +84,9 @@ class Documents:
         parts = self._parts
         if parts.capture is None or parts.enroller is None:
             return {"enabled": False, "why": "capture is off in the configuration; only tunnels are served"}
-        document = facts.capture_document(parts.capture.status(), parts.enroller.problems)
+        companions = parts.splice.programs
+        document = facts.capture_document(parts.capture.status(companions.values()), parts.enroller.problems)
+        document["companions"] = companions
         if parts.namespaces is not None:
             document["namespaces"] = parts.namespaces.document()
         return document

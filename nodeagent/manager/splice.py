@@ -87,6 +87,11 @@ class NodeSplice:
         return self._controller.reason if self._controller is not None else self._reason
 
     @property
+    def programs(self) -> dict[str, int]:
+        """Program of the splice on the node's cgroup hooks -> the kernel's id of it."""
+        return self._controller.programs if self._controller is not None else {}
+
+    @property
     def possible(self) -> bool:
         """Whether workers may hand flows to the kernel, which decides from moment to moment (kill switch included)."""
         return self._controller is not None and (self._found is None or not self._found.off)

@@ -15,6 +15,7 @@ from nodeagent.loader.abi import CLIENT_MAP, ORIGIN_MAP
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import map_pin
+from nodeagent.loader.sys import libbpf
 from nodeagent.splice import abi
 from nodeagent.splice.abi import Answer, Count, Flag, Operation, Switch
 from nodeagent.splice.kernel import (
@@ -131,6 +132,12 @@ class SpliceController:
     def close(self) -> None:
         """Everything passes from now on; then programs, links and pins go."""
         self._held.close()
+
+    @property
+    def programs(self) -> dict[str, int]:
+        """Program on the hooks of the cgroup -> the kernel's id of it."""
+        fds = {name: self._object.program_fd(name) for name in abi.CGROUP_PROGRAMS}
+        return {name: int(libbpf().info(fd, "prog").id) for name, fd in fds.items()}
 
     @property
     def limit(self) -> int:

@@ -27,6 +27,7 @@ def test_a_node_that_is_well_is_told_so(shop: Shop) -> None:
         _, found = examine(shop.mesh.a)
     for area in ("privileges", "kernel", "cgroups", "ports", "control", "clock", "agent", "certificates"):
         assert all(item["level"] != "BAD" for item in about(found, area)) and about(found, area), (area, found)
+    assert [item["level"] for item in about(found, "hooks")] == ["ok"], "our own programs are no neighbours"
     (mine,) = about(found, "workload shop/local")
     assert mine["level"] == "ok" and "captured" in mine["text"]
 
