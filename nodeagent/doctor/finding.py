@@ -36,7 +36,7 @@ def documents(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 def as_text(found: Sequence[dict[str, Any]]) -> str:
     """For people: a table, then the remedies of what is not well."""
     rows = [(item["level"], item["area"], item["text"]) for item in found]
-    remedies = [f"- {item['area']}: {item['remedy']}" for item in found if item["remedy"]]
+    remedies = dict.fromkeys(f"- {item['area']}: {item['remedy']}" for item in found if item["remedy"])
     bad = sum(item["level"] == Level.BAD for item in found)
     verdict = f"{bad} of {len(found)} things looked at are bad" if bad else f"all {len(found)} things looked at will do"
     parts = [table(("", "WHAT", "HOW IT IS"), rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
@@ -12,14 +12,16 @@ from nodeagent.doctor.finding import Finding, Level
 from nodeagent.loader.cohabitants import cohabitants
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import Support, probe
+from nodeagent.loader.objects import pinned_programs
+from nodeagent.loader.pins import instance_path
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 NEEDED = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 39: "CAP_BPF"}
 """Capability number (linux/capability.h) -> name. CAP_SYS_ADMIN stands for the others."""
 
 
-def look(config: Config, own_programs: Iterable[int]) -> list[Finding]:
-    """Everything about the host. ``own_programs``: ids of the running agent's programs."""
+def look(config: Config, own_programs: Collection[int]) -> list[Finding]:
+    """Everything about the host. ``own_programs``: ids of the running agent's programs; empty if none answers."""
     mounts = Path("/proc/self/mounts").read_text()
     findings = [privileges(Path("/proc/self/status").read_text(), os.geteuid())]
     if not config.capture:
@@ -29,7 +31,8 @@ def look(config: Config, own_programs: Iterable[int]) -> list[Finding]:
     except CgroupError as error:
         return [*findings, Finding("cgroups", Level.BAD, str(error), "boot with systemd.unified_cgroup_hierarchy=1")]
     findings += [cgroups(mounts, root), bpffs(mounts, config.bpffs), *features(root)]
-    return [*findings, *neighbours(root, own_programs)]
+    left = [] if own_programs else left_behind(config)
+    return [*findings, *capture_alone(left), *neighbours(root, [*own_programs, *left])]
 
 
 def privileges(status: str, uid: int) -> Finding:
@@ -83,6 +86,23 @@ def features(root: Path) -> list[Finding]:
         findings.append(Finding("kernel", Level.ODD, f"{BTF} is not there: same-node flows cannot be spliced",
                                 "a kernel with CONFIG_DEBUG_INFO_BTF"))  # fmt: skip
     return findings
+
+
+def left_behind(config: Config) -> list[int]:
+    """Ids of the programs that an agent of this instance left in force."""
+    try:
+        return list(pinned_programs(instance_path(config.bpffs, config.instance)).values())
+    except (LoaderError, OSError):
+        return []
+
+
+def capture_alone(programs: Collection[int]) -> list[Finding]:
+    """What it means that they are in force while no agent answers."""
+    if not programs:
+        return []
+    return [Finding("capture", Level.BAD, f"{len(programs)} programs are in force and no agent answers: what workloads"
+                    " connect to in the mesh is refused, and so is plaintext to them unless their port is DISABLE",
+                    "start the agent; or, to go on without a mesh, 'nodeagent unload'")]  # fmt: skip
 
 
 def neighbours(root: Path, own: Iterable[int]) -> list[Finding]:

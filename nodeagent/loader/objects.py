@@ -102,6 +102,21 @@ class PinnedLinks:
             os.close(fd)
 
 
+def pinned_programs(pin_dir: Path) -> dict[str, int]:
+    """Program -> the kernel's id of it, of the links that are pinned there, whether or not an agent lives; for
+    processes that only look. BpfError where they may not.
+    """
+    found = {}
+    for name in PROGRAMS:
+        if (pin := pin_dir / "links" / name).exists():
+            fd = libbpf().get(pin)
+            try:
+                found[name] = int(libbpf().info(fd, "link").prog_id)
+            finally:
+                os.close(fd)
+    return found
+
+
 class _Installation:
     """One run of ``install``: the undo list until everything is done, then the renames."""
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.netns.conftest import MakeShop
-from tests.netns.lab import eventually
+from tests.netns.lab import Node, eventually
 from tests.netns.place import kill_all
 from tests.netns.resources import policy
 from tests.netns.servers import echo, read_all, roundtrip
 from tests.netns.shop import PORT, Behind, Family, Shop
+from tests.netns.test_doctor import examine
 from tests.netns.test_policy import admitted, connected
 from tests.support.pace import patient
 
@@ -90,10 +91,20 @@ def test_killed_agent_of_the_client_fails_closed(shop: Shop, behind: Behind, fam
             with pytest.raises(ConnectionRefusedError):
                 shop.client.connect(by_address, 8080)
             _assert_other_traffic_passes(shop, family)
+            _assert_the_doctor_knows(node)
         finally:
             node.start_agent()
             node.wait_ready()
         eventually(lambda: admitted(shop, behind, shop.client, family), within=20, what="the agent picked up its pins")
+
+
+def _assert_the_doctor_knows(node: Node) -> None:
+    """That capture goes on without its agent, and that its programs are nobody else's."""
+    status, found = examine(node)
+    told = {item["area"]: item for item in found}
+    assert status == 1
+    assert told["hooks"]["level"] == "ok", told["hooks"]
+    assert told["capture"]["level"] == "BAD" and "nodeagent unload" in told["capture"]["remedy"]
 
 
 def _assert_other_traffic_passes(shop: Shop, family: Family) -> None:
