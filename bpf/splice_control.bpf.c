@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* What the agent asks for, as one atomic step each: it runs this program (BPF_PROG_TEST_RUN) with a request as its
- * packet. Only here do sockets enter the hash. */
+ * packet. Only here are sockets let into the hash. */
 #include "include/splice_state.h"
 
 #define MESH_SPLICE_OFFSET 16 /* of the request: the kernel insists on an Ethernet header */
@@ -49,9 +49,9 @@ static __always_inline __u32 mesh_splice_unsuited(const struct tcp_sock *tp, __u
 	return 0;
 }
 
-/* Put one end into the hash, or only see whether it can be. */
+/* Mark one end to be put into the hash, or only see whether it can be. */
 static __always_inline int mesh_splice_enter(struct __sk_buff *skb, struct mesh_splice_flow *flow, __u32 role,
-					     bool allow_blocking, bool insert)
+					     bool allow_blocking, bool mark)
 {
 	struct mesh_splice_end *end = role == MESH_SPLICE_CLIENT ? &flow->end[0] : &flow->end[1];
 	__u32 why, reader = mesh_splice_inward(flow, role)->reader;
@@ -67,8 +67,9 @@ static __always_inline int mesh_splice_enter(struct __sk_buff *skb, struct mesh_
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!mine || !tp || mine->flow != flow->end[0].cookie || mine->role != role)
 		goto release;
-	if (insert) {
-		answer = bpf_map_update_elem(&mesh_spl_hash, &cookie, sk, BPF_ANY) ? MESH_SPLICE_REFUSED : MESH_SPLICE_DONE;
+	if (mark) {
+		answer = bpf_sk_storage_get(&mesh_spl_enter, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) ? MESH_SPLICE_DONE :
+												   MESH_SPLICE_REFUSED;
 		goto release;
 	}
 	why = mesh_splice_unsuited(tp, reader, allow_blocking);
@@ -88,8 +89,7 @@ release:
 	return answer;
 }
 
-/* Authorized: both sockets into the hash as soon as somebody was seen reading. The flag comes last: what it promises is
- * true by then. */
+/* Authorized: both sockets into the hash as soon as somebody was seen reading. */
 static __always_inline int mesh_splice_enable(struct __sk_buff *skb, struct mesh_splice_flow *flow)
 {
 	struct mesh_splice_config *config = mesh_splice_config();
@@ -119,10 +119,52 @@ static __always_inline int mesh_splice_enable(struct __sk_buff *skb, struct mesh
 		mesh_splice_out(flow, MESH_SPLICE_OUT_REFUSED);
 		return answer;
 	}
-	if (__sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENROLLED) & MESH_SPLICE_OUT)
-		return MESH_SPLICE_IS_OUT;
+	return MESH_SPLICE_MARKED;
+}
+
+/* One end into the hash. The flag of the flow comes last: what it promises is true by then. */
+static __always_inline void mesh_splice_insert(struct mesh_splice_flow *flow, __u32 role, struct sock *sk)
+{
+	const __u32 barred = MESH_SPLICE_OUT | MESH_SPLICE_FORGOTTEN | MESH_SPLICE_BROKEN;
+	const __u32 both = MESH_SPLICE_IN_CLIENT | MESH_SPLICE_IN_SERVER;
+	bool client = role == MESH_SPLICE_CLIENT;
+	__u64 cookie = client ? flow->end[0].cookie : flow->end[1].cookie;
+	__u32 in = client ? MESH_SPLICE_IN_CLIENT : MESH_SPLICE_IN_SERVER;
+	__u32 flags = *(const volatile __u32 *)&flow->flags;
+
+	if (!(flags & MESH_SPLICE_ENTERING) || flags & barred)
+		return;
+	if (bpf_map_update_elem(&mesh_spl_hash, &cookie, sk, BPF_ANY)) {
+		mesh_splice_out(flow, MESH_SPLICE_OUT_REFUSED);
+		return;
+	}
+	flags = __sync_fetch_and_or(&flow->flags, in) | in;
+	if ((flags & both) != both || __sync_fetch_and_or(&flow->flags, MESH_SPLICE_ENROLLED) & MESH_SPLICE_ENROLLED)
+		return;
 	mesh_splice_count(flags & MESH_SPLICE_LEG ? MESH_SPLICE_COUNT_LEGS : MESH_SPLICE_COUNT_ENROLLED, 1);
-	return MESH_SPLICE_DONE;
+}
+
+/* Puts all marked sockets into the hash, also those of other workers. A program of its own because Linux 7 lets none but
+ * iterators (and programs that choose a listener) change a map of sockets; of control it takes nothing but the mark. */
+SEC("iter/bpf_sk_storage_map")
+int mesh_splice_admit(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct mesh_splice_socket *mine;
+	struct mesh_splice_flow *flow;
+	struct sock *sk = ctx->sk;
+	__u64 id;
+
+	if (!sk)
+		return 0;
+	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	if (mesh_splice_serves(mine)) {
+		id = mine->flow;
+		flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+		if (flow)
+			mesh_splice_insert(flow, mine->role, sk);
+	}
+	bpf_sk_storage_delete(&mesh_spl_enter, sk);
+	return 0;
 }
 
 /* The counts of a leg that is some messages old. What the agent has read follows from the application's numbers: its own
@@ -255,11 +297,10 @@ static __always_inline int mesh_splice_forget(struct mesh_splice_flow *flow, __u
 	return MESH_SPLICE_DONE;
 }
 
-/* A flow that is out, and of which nothing is queued: TCP carries it as if it had never been in. Whoever is about to
- * redirect has said so in the tail, or sees that the flow is out. */
-static __always_inline int mesh_splice_leave(struct mesh_splice_flow *flow)
+/* A flow that is out, and of which nothing is queued: user space may take its sockets out of the hash, and TCP carries it
+ * as if it had never been in. Whoever is about to redirect has said so in the tail, or sees that the flow is out. */
+static __always_inline int mesh_splice_leave(struct mesh_splice_flow *flow, bool parted)
 {
-	__u64 client = flow->end[0].cookie, server = flow->end[1].cookie;
 	int i;
 
 	if (!(flow->flags & MESH_SPLICE_OUT))
@@ -267,9 +308,8 @@ static __always_inline int mesh_splice_leave(struct mesh_splice_flow *flow)
 	for (i = 0; i < 2; i++)
 		if (*(const volatile __u64 *)&flow->way[i].tail > *(const volatile __u64 *)&flow->way[i].consumed)
 			return MESH_SPLICE_WAITING;
-	__sync_fetch_and_or(&flow->flags, MESH_SPLICE_LEFT);
-	bpf_map_delete_elem(&mesh_spl_hash, &client);
-	bpf_map_delete_elem(&mesh_spl_hash, &server);
+	if (parted)
+		__sync_fetch_and_or(&flow->flags, MESH_SPLICE_LEFT);
 	return MESH_SPLICE_DONE;
 }
 
@@ -295,8 +335,8 @@ int mesh_splice_control(struct __sk_buff *skb)
 		__sync_fetch_and_and(&flow->flags, ~MESH_SPLICE_ENABLED);
 		return MESH_SPLICE_DONE;
 	}
-	if (request.operation == MESH_SPLICE_LEAVE)
-		return mesh_splice_leave(flow);
+	if (request.operation == MESH_SPLICE_LEAVE || request.operation == MESH_SPLICE_PARTED)
+		return mesh_splice_leave(flow, request.operation == MESH_SPLICE_PARTED);
 	if (request.operation == MESH_SPLICE_FORGET || request.operation == MESH_SPLICE_RELEASE)
 		return mesh_splice_forget(flow, id, request.operation == MESH_SPLICE_RELEASE);
 	return MESH_SPLICE_MALFORMED;

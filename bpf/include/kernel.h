@@ -90,6 +90,11 @@ struct sk_msg {
 	struct sock *sk_redir;
 };
 
+/* What an iterator over a map of socket storage is shown. */
+struct bpf_iter__bpf_sk_storage_map {
+	struct sock *sk;
+};
+
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;

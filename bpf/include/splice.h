@@ -74,6 +74,8 @@ enum mesh_splice_flag {
 	MESH_SPLICE_OUT_REFUSED = 1 << 17, /* the kernel did not take a socket of it into the hash */
 	MESH_SPLICE_OUT_BULK = 1 << 18, /* ... a leg of which more is sent than is read: TCP does that better */
 	MESH_SPLICE_OUT = 0x7ff00,
+	MESH_SPLICE_IN_CLIENT = 1 << 19, /* the client's socket was put into the hash */
+	MESH_SPLICE_IN_SERVER = 1 << 20, /* ... the server's */
 };
 
 enum mesh_splice_reader {
@@ -147,7 +149,8 @@ enum mesh_splice_operation {
 	MESH_SPLICE_RELEASE = 5, /* drop a forgotten flow whose reader is gone */
 	MESH_SPLICE_PREPARE_ACCEPTED = 6, /* a leg: the application is its client */
 	MESH_SPLICE_PREPARE_DIALLED = 7, /* ... its server */
-	MESH_SPLICE_LEAVE = 8, /* a flow that is out: its sockets leave the hash, once nothing is queued */
+	MESH_SPLICE_LEAVE = 8, /* a flow that is out: whether its sockets may be taken out of the hash: nothing is queued */
+	MESH_SPLICE_PARTED = 9, /* ... they were */
 };
 
 /* What user space asks of mesh_splice_control, after 16 zero bytes of packet. */
@@ -169,6 +172,7 @@ enum mesh_splice_answer {
 	MESH_SPLICE_REFUSED = 5, /* the kernel does not take the socket into the hash */
 	MESH_SPLICE_MALFORMED = 6,
 	MESH_SPLICE_FULL = 7,
+	MESH_SPLICE_MARKED = 8, /* both sockets wait to be put into the hash: run mesh_splice_admit, and ask again */
 };
 
 /* Index of the counters. Append only. */
@@ -253,7 +257,15 @@ struct {
 	__type(value, __u64);
 } mesh_spl_dial SEC(".maps");
 
-/* Cookie -> socket. Only control puts sockets in, both ends of an authorized flow, and never one with a ULP. */
+/* In a socket that control let in, until mesh_splice_admit has put it into the hash. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} mesh_spl_enter SEC(".maps");
+
+/* Cookie -> socket. Sockets come in by control's leave alone, both ends of an authorized flow, and never one with a ULP. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 2 * MESH_MAX_SPLICES);

@@ -15,11 +15,14 @@ ROOM = "splice"
 FLOW_MAP = "mesh_spl_flow"
 SOCKET_MAP = "mesh_spl_sock"
 HASH_MAP = "mesh_spl_hash"
+ENTER_MAP = "mesh_spl_enter"
 BROKEN_MAP = "mesh_spl_broken"
 CONFIG_MAP = "mesh_spl_config"
 TOTAL_MAP = "mesh_spl_total"
 COUNT_MAP = "mesh_spl_count"
 CONTROL_PROGRAM = "mesh_splice_control"
+ADMIT_PROGRAM = "mesh_splice_admit"
+"""An iterator over ENTER_MAP: sockets that control marked go into the hash."""
 VERDICT_PROGRAM = "mesh_splice_verdict"
 CGROUP_PROGRAMS = {"mesh_splice_sockops": 3, "mesh_splice_option": 22}
 """Program -> the kernel's attach type (BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT)."""
@@ -91,6 +94,8 @@ class Flag(IntFlag):
     OUT_COUNT = 1 << 16
     OUT_REFUSED = 1 << 17
     OUT_BULK = 1 << 18
+    IN_CLIENT = 1 << 19
+    IN_SERVER = 1 << 20
 
 
 OUT = Flag(0x7FF00)
@@ -125,6 +130,7 @@ class Operation(IntEnum):
     PREPARE_ACCEPTED = 6
     PREPARE_DIALLED = 7
     LEAVE = 8
+    PARTED = 9
 
 
 class Answer(IntEnum):
@@ -138,6 +144,7 @@ class Answer(IntEnum):
     REFUSED = 5
     MALFORMED = 6
     FULL = 7
+    MARKED = 8
 
 
 class Count(IntEnum):

@@ -20,6 +20,7 @@ from nodeagent.splice import abi
 from nodeagent.splice.abi import Answer, Count, Flag, Operation, Switch
 from nodeagent.splice.kernel import (
     Runner,
+    attach_iterator,
     attach_to_map,
     attach_tracing,
     load_if_there,
@@ -44,7 +45,7 @@ MAX_FLOWS: Final = 65536
 """``MESH_MAX_SPLICES``."""
 _IOCTL: Final = {"x86_64": 16, "aarch64": 29}
 """Machine -> number of ioctl(2)."""
-_PINNED_MAPS: Final = (abi.FLOW_MAP, abi.SOCKET_MAP, abi.BROKEN_MAP)
+_PINNED_MAPS: Final = (abi.FLOW_MAP, abi.SOCKET_MAP, abi.BROKEN_MAP, abi.HASH_MAP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +223,8 @@ class SpliceController:
         attach_to_map(
             self._object.program_fd(abi.VERDICT_PROGRAM), self._object.map_fd(abi.HASH_MAP), abi.SK_MSG_VERDICT
         )  # fmt: skip
+        self._admit = attach_iterator(self._object.program_fd(abi.ADMIT_PROGRAM), self._object.map_fd(abi.ENTER_MAP))
+        self._hold(self._admit)
         for name in (*abi.TRACING_PROGRAMS, *([abi.RING_PROGRAM] if self._sees_rings else [])):
             self._hold(attach_tracing(self._object.program_fd(name)))
         root = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY)
@@ -237,6 +240,7 @@ class SpliceController:
     def _pin(self, pin_dir: Path) -> None:
         pins = {map_pin(self._room, name): self._object.map_fd(name) for name in _PINNED_MAPS}
         pins[program_pin(pin_dir, abi.CONTROL_PROGRAM)] = self._object.program_fd(abi.CONTROL_PROGRAM)
+        pins[program_pin(pin_dir, abi.ADMIT_PROGRAM)] = self._admit
         self._held.callback(self._unpin)
         self._unpin()
         for path, fd in pins.items():

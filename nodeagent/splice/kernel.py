@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import cache
 from typing import Any
 
-from nodeagent.loader.errors import FeatureMissingError
+from nodeagent.loader.errors import BpfError, FeatureMissingError
 from nodeagent.loader.sys import Libbpf, libbpf
 
-_BPF_TRACE_RAW_TP = 23
+_BPF_TRACE_RAW_TP, _BPF_TRACE_ITER = 23, 28
 _SOL_SOCKET, _SO_COOKIE = 1, 57
 
 _CDEF = """
@@ -20,6 +22,10 @@ struct bpf_test_run_opts {
 int bpf_prog_test_run_opts(int fd, struct bpf_test_run_opts *opts);
 int bpf_prog_attach(int prog, int target, int type, unsigned int flags);
 int bpf_raw_tracepoint_open(const char *name, int prog);
+struct bpf_link_create_opts {
+    size_t sz; uint32_t flags; const uint32_t *iter_info; uint32_t iter_info_len; uint32_t target_btf_id;
+};
+int bpf_iter_create(int link);
 int bpf_program__set_autoload(struct bpf_program *prog, bool autoload);
 int libbpf_find_vmlinux_btf_id(const char *name, int attach_type);
 int getsockopt(int descriptor, int level, int option, void *value, uint32_t *size);
@@ -75,6 +81,29 @@ def attach_tracing(program_fd: int) -> int:
     """A link on the tracepoint that the program was loaded for; in force as long as it is held."""
     sys = splice_calls()
     return sys.check(sys.lib.bpf_raw_tracepoint_open(sys.ffi.NULL, program_fd), "cannot attach to a tracepoint")
+
+
+def attach_iterator(program_fd: int, map_fd: int) -> int:
+    """A link that has an iterator program walk that map at each ``iterate``."""
+    sys = splice_calls()
+    which = sys.ffi.new("uint32_t[4]", [map_fd, 0, 0, 0])
+    options = sys.ffi.new("struct bpf_link_create_opts *")
+    options.sz = sys.ffi.sizeof("struct bpf_link_create_opts")
+    options.iter_info, options.iter_info_len = which, sys.ffi.sizeof(which)
+    result = sys.lib.bpf_link_create(program_fd, 0, _BPF_TRACE_ITER, options)
+    return sys.check(result, "cannot attach an iterator to a map")
+
+
+def iterate(link_fd: int) -> None:
+    """Have the iterator's program see every entry of its map. It writes nothing, so one read is all of them."""
+    sys = splice_calls()
+    walk = sys.check(sys.lib.bpf_iter_create(link_fd), "cannot begin to walk a map")
+    try:
+        os.read(walk, 1)
+    except OSError as error:
+        raise BpfError("cannot walk a map", error.errno or errno.EIO) from error
+    finally:
+        os.close(walk)
 
 
 def socket_cookie(descriptor: int) -> int:

@@ -27,7 +27,7 @@ from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
 from nodeagent.splice.abi import Answer, Flag, Operation
 from nodeagent.splice.figures import SplicedBytes
-from nodeagent.splice.kernel import Runner, splice_calls
+from nodeagent.splice.kernel import Runner, iterate, splice_calls
 
 __all__ = ["SpliceState", "SplicedBytes", "Splicer", "packed_endpoint", "program_pin"]
 
@@ -71,6 +71,8 @@ class Splicer:
         self._flows = self._open(map_pin(maps, abi.FLOW_MAP))
         self._sockets = self._open(map_pin(maps, abi.SOCKET_MAP))
         self._broken = self._open(map_pin(maps, abi.BROKEN_MAP))
+        self._hash = self._open(map_pin(maps, abi.HASH_MAP))
+        self._admit = self._open(program_pin(pin_dir, abi.ADMIT_PROGRAM))
         self._control = Runner(
             self._open(program_pin(pin_dir, abi.CONTROL_PROGRAM)), abi.REQUEST_OFFSET + abi.REQUEST.size
         )
@@ -131,14 +133,25 @@ class Splicer:
 
     def leave(self, flow: int) -> bool:
         """A flow that is out: back to TCP altogether. False: bytes wait yet to be read; ask again."""
-        return self._ask(Operation.LEAVE, flow) is not Answer.WAITING
+        answer = self._ask(Operation.LEAVE, flow)
+        if answer is Answer.DONE:
+            for cookie in self._cookies(flow):
+                self._key[0] = cookie
+                result = self._sys.lib.bpf_map_delete_elem(self._hash, self._key)
+                if result != -errno.ENOENT:  # its socket was closed
+                    self._sys.check(result, "cannot take a socket out of the splice")
+            self._ask(Operation.PARTED, flow)
+        return answer is not Answer.WAITING
 
     def enable(self, flow: int) -> SpliceState:
         """Both ends are authorized: splice as soon as it is safe. Repeat it after each relayed chunk while WAITING."""
         answer = self._ask(Operation.ENABLE, flow)
+        if answer is Answer.MARKED:
+            iterate(self._admit)
+            answer = self._ask(Operation.ENABLE, flow)
         if answer is Answer.DONE:
             return SpliceState.ENROLLED
-        return SpliceState.WAITING if answer is Answer.WAITING else SpliceState.OUT
+        return SpliceState.WAITING if answer in (Answer.WAITING, Answer.MARKED) else SpliceState.OUT
 
     def disable(self, flow: int) -> None:
         """Back to relay, without losing a byte: what is queued is read first. ``enable`` makes it spliced again."""
@@ -184,6 +197,14 @@ class Splicer:
         names = [name for name, _ in abi.WAY.fields]
         first, second = (dict(zip(names, way, strict=True)) for way in abi.WAY.codec.iter_unpack(ways))
         return (first, second), Flag(flags)
+
+    def _cookies(self, flow: int) -> tuple[int, ...]:
+        """Under which its sockets are in the hash."""
+        self._key[0] = flow
+        if self._sys.lib.bpf_map_lookup_elem(self._flows, self._key, self._flow) < 0:
+            return ()
+        _, ends, _, _ = abi.FLOW.codec.unpack(self._flow_bytes)
+        return tuple(end[0] for end in abi.END.codec.iter_unpack(ends))
 
     def broken(self, mine: set[int] | None = None) -> list[tuple[int, Flag]]:
         """Flows to be reset at once, each told once, and why: bytes wait where their reader does not look for them. Ask

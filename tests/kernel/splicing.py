@@ -15,8 +15,9 @@ from pathlib import Path
 from nodeagent.capture.cgroups import cgroup2_mount, own_cgroup
 from nodeagent.loader.abi import CLIENT_MAP, ORIGIN_MAP
 from nodeagent.loader.objects import MeshObject
-from nodeagent.loader.pins import PinDirectory
+from nodeagent.loader.pins import PinDirectory, map_pin
 from nodeagent.loader.sys import libbpf
+from nodeagent.splice import abi
 from nodeagent.splice.controller import SpliceController, SpliceSettings
 from nodeagent.splice.scratch import Scratch, ScratchFlow
 from nodeagent.splice.splicer import Splicer
@@ -51,6 +52,20 @@ class SpliceLab:
         """A flow of that family."""
         with self.scratch.flow(family.af, family.loopback, **options) as flow:  # type: ignore[arg-type]
             yield flow
+
+    def held(self) -> int:
+        """How many sockets are in the kernel's map."""
+        sys = libbpf()
+        hashed = sys.get(map_pin(self.pins.path / abi.ROOM, abi.HASH_MAP))
+        try:
+            count, key = 0, sys.ffi.new("uint64_t *")
+            found = sys.lib.bpf_map_get_next_key(hashed, sys.ffi.NULL, key)
+            while found == 0:
+                count += 1
+                found = sys.lib.bpf_map_get_next_key(hashed, key, key)
+            return count
+        finally:
+            os.close(hashed)
 
     @contextmanager
     def spliced(self, family: Family) -> Iterator[ScratchFlow]:

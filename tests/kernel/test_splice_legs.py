@@ -106,6 +106,7 @@ def test_it_leaves_in_mid_stream_under_a_sender_at_full_speed(splice: SpliceLab,
         sender.join()
         assert found == sender.digest
         assert left == [True] and Flag.LEFT in flags(leg)
+        assert splice.held() == 0
         for sender_end, receiver in ends(leg):
             transfer(sender_end, receiver, 8 << 20)
 
