@@ -20,8 +20,10 @@ KVM: Final = Path("/dev/kvm")
 MEMORY: Final = "4G"
 CPUS_EMULATED, CPUS_VIRTUALIZED = 1, 2
 """Emulated processors wait for each other whenever the host runs only one of them."""
-CLOCK: Final = "clocksource=hpet"
-"""The guest cannot measure how fast an emulated TSC is while the host is busy: its clock ran ten times too fast."""
+CLOCKS: Final = ("clocksource=hpet", "no_timer_check")
+"""The guest cannot measure how fast an emulated TSC is while the host is busy: its clock ran ten times too fast. Nor
+may it panic because no tick came while it counted a few million cycles ("IO-APIC + timer doesn't work!").
+"""
 PROCESSOR: Final = "max,-erms,-fsrm,-smap,-smep,-la57"
 """Without what an emulator does slowly: strings byte by byte, guards around user memory, five levels of page tables."""
 KERNEL_OPTIONS: Final = (
@@ -140,8 +142,8 @@ def command(kernel: Kernel, run: Run, how: Acceleration, vng: Path) -> list[str]
     return [
         str(vng), "--run", str(kernel.image), "--cpus", str(how.cpus), "--memory", MEMORY, "--user", "root",
         "--force-9p", "--verbose", f"--rwdir={SHARED}={run.directory}", f"--qemu-opts={qemu}",
-        *([] if how.kvm else ["--disable-kvm", f"--append={CLOCK}"]),
-        *(f"--append={word}" for word in KERNEL_OPTIONS),
+        *([] if how.kvm else ["--disable-kvm"]),
+        *(f"--append={word}" for word in (*KERNEL_OPTIONS, *(() if how.kvm else CLOCKS))),
         "--exec", " ".join(map(_quoted, ["bash", *inside])),
     ]  # fmt: skip
 
