@@ -1,16 +1,13 @@
-"""``nodeagent``: verbs that act on this host (run, load, unload, wait, oci-hook, splice, trace), nouns that ask the
-running agent (status, flows, workloads)."""
+"""``nodeagent``: verbs that act on this host (run, load, unload, wait, oci-hook, splice, reset, trace),
+nouns that ask the running agent (status, flows, workloads)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import platform
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -20,6 +17,7 @@ import click
 import uvloop
 
 from control.wire.address import AddressError
+from nodeagent import answers
 from nodeagent.admin.server import AdminError
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture
@@ -39,10 +37,9 @@ from nodeagent.hold import Held, RefusedError, hold
 from nodeagent.loader.errors import LoaderError
 from nodeagent.main import Agent, capture_settings, reserved_ports
 from nodeagent.manager.seal import SealError, seal
+from nodeagent.resets import CannotResetError, reset_text, reset_verb, ways
 from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 
-ANSWER_SECONDS = 10.0
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
 WAIT_SECONDS = 30.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.error", "asyncio")
@@ -222,7 +219,7 @@ def oci_hook(file: Path | None, timeout: float, optional: bool) -> None:
 def _hold(config: Config, find: Callable[[], Held], seconds: float, *, optional: bool) -> None:
     address = f"127.0.0.1:{config.ports.admin}"
     try:
-        hold(find(), address, lambda document: _fetch(address, document), seconds, optional=optional)
+        hold(find(), address, lambda document: answers.fetch(address, document), seconds, optional=optional)
     except (CgroupError, OSError, RefusedError) as error:
         fail(str(error))
 
@@ -252,6 +249,33 @@ def splice(file: Path | None, switch: str) -> None:
     click.echo(f"splice {switch}; 'nodeagent status' shows what is in force")
 
 
+@main.command("reset")
+@click.argument("workload", metavar="[NAMESPACE/]NAME")
+@config_option
+@click.option("--carried", is_flag=True, help="Those that the mesh carries, instead of those that go past it.")
+@click.option("--all", "everything", is_flag=True, help="Both, and those to places outside the mesh.")
+@click.option("--dry-run", is_flag=True, help="Reset nothing; say what would be.")
+@output_option
+def reset_connections(
+    workload: str, file: Path | None, carried: bool, everything: bool, dry_run: bool, output: str
+) -> None:
+    """Reset old connections of a workload.
+
+    Those that were open when it joined the mesh, and go past it, as a client or a server; with --carried, after it has
+    left, those that the mesh carries. Whoever holds one gets ECONNABORTED, its peer a reset. The agent's own, the
+    workload's to itself and health checks on probePorts are left alone. The label nodemesh.io/old-connections
+    ('reset', or a duration to wait first) has the agent do it by itself. Exit status 1 if something could not be reset.
+    """
+    config = settings(file)
+    try:
+        told = reset_verb(config, workload, ways(carried, everything), lambda name: ask(config, name), dry_run=dry_run)
+    except (CannotResetError, OSError) as error:
+        fail(str(error))
+    click.echo(show(told, output, reset_text))
+    if told["trouble"]:
+        sys.exit(1)
+
+
 @main.command()
 @config_option
 @output_option
@@ -262,7 +286,7 @@ def doctor(file: Path | None, output: str) -> None:
     whether its traffic is captured. Changes nothing. Exit status 1 if something does not work.
     """
     config = settings(file)
-    findings = examine(config, lambda document: _fetch(f"127.0.0.1:{config.ports.admin}", document))
+    findings = examine(config, lambda document: answers.fetch(f"127.0.0.1:{config.ports.admin}", document))
     click.echo(show(findings_document(findings), output, findings_text))
     if any(finding.level is Level.BAD for finding in findings):
         sys.exit(1)
@@ -318,7 +342,7 @@ def trace(
 
     config = settings(file)
     around = Surroundings(
-        workloads=lambda: _fetch(f"127.0.0.1:{config.ports.admin}", "workloads"),
+        workloads=lambda: answers.fetch(f"127.0.0.1:{config.ports.admin}", "workloads"),
         write=click.echo,
         note=lambda text: click.echo(f"nodeagent: {text}", err=True),
     )
@@ -352,21 +376,7 @@ def _print(config: Config, document: str, output: str, as_text: Callable[[Any], 
 
 def ask(config: Config, document: str) -> Any:
     """A document of the running agent; a clear message and exit status 1 if none answers."""
-    address = f"127.0.0.1:{config.ports.admin}"
     try:
-        return _fetch(address, document)
-    except urllib.error.HTTPError as error:
-        error.close()
-        fail(f"what listens on {address} is no agent of this version (HTTP {error.code}); see 'ports.admin'")
-    except (OSError, ValueError) as error:
-        fail(
-            f"no agent answers on {address} ({getattr(error, 'reason', error)}); is it running? Start it with "
-            "'nodeagent run' or 'systemctl start nodeagent'; its port is the setting ports.admin (NODEMESH_PORTS_ADMIN)"
-        )
-
-
-def _fetch(address: str, document: str) -> Any:
-    """OSError (HTTPError among them) or ValueError if nobody answers, or not with a document."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{address}/debug/{document}", timeout=ANSWER_SECONDS) as response:
-        return json.loads(response.read(MAX_ANSWER_BYTES))
+        return answers.ask(f"127.0.0.1:{config.ports.admin}", document)
+    except answers.NoAgentError as error:
+        fail(str(error))

@@ -16,7 +16,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
 from control.wire.discovery import Workload
@@ -25,6 +25,8 @@ from nodeagent.admin.apps import debug_app, metrics_app, ready_app
 from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
 from nodeagent.capture.controller import Capture, CaptureSettings
 from nodeagent.capture.ports import AGENT_PORTS
+from nodeagent.capture.reset import Outcome, Subject, Surroundings, reset
+from nodeagent.capture.standing import Way
 from nodeagent.channel import Namespaces, Start
 from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
@@ -40,6 +42,7 @@ from nodeagent.manager.health import Health
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.namespaces import NodeNamespaces
+from nodeagent.manager.old_connections import OldConnections
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.parts import Parts
 from nodeagent.manager.plaintext import PlaintextPorts
@@ -109,6 +112,7 @@ class Agent:
         self._namespaces = self._make_namespaces()
         self._refused = 0
         self._enroller = self._make_enroller()
+        self._old_connections = self._make_old_connections()
         self._session = Session(random.random)
         self._follower = Follower(
             self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
@@ -167,11 +171,32 @@ class Agent:
             lambda: hub.serving > 0, departed=hub.publish_departed, after=self._look_at_namespaces,
         )  # fmt: skip
 
+    def _make_old_connections(self) -> OldConnections | None:
+        if self._capture is None:
+            return None
+        return OldConnections(self._config.node, self._reset_connections, self._is_served)
+
+    def _reset_connections(self, subject: Subject, ways: Collection[Way]) -> Outcome:
+        assert self._capture is not None and self._enroller is not None
+        around = Surroundings(
+            enrolled=self._enroller.cgroups, destinations=self._capture.destinations,
+            capture_port=self._config.ports.outbound,
+            agent=lambda: [os.getpid(), *(link.pid for link in self._hub.links if link.pid)],
+        )  # fmt: skip
+        return reset(subject, around, ways)
+
+    def _is_served(self, uid: str) -> bool:
+        assert self._namespaces is not None and self._enroller is not None
+        places = self._namespaces.of_workload(uid, self._enroller.cgroups)
+        return self._hub.serving > 0 and all(place["served"] for place in places)
+
     def _look_at_namespaces(self, cgroups: Mapping[int, str]) -> None:
         if self._namespaces is not None and self._capture is not None:
             refused = self._capture.counters()["refused_no_listener"]
             everywhere, self._refused = refused != self._refused, refused  # somebody is in one that is not known
             self._namespaces.look(cgroups, self._capture.directories, everywhere=everywhere)
+        if self._old_connections is not None and self._capture is not None:
+            self._old_connections.enrolled(cgroups, self._capture.directories)
 
     def stop(self) -> None:
         """Drain and end ``run``."""
@@ -241,7 +266,7 @@ class Agent:
             capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
             supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
             namespaces=self._namespaces, session=self._session, follower=self._follower, plaintext=self._plaintext,
-            egress=self._egress,
+            egress=self._egress, old_connections=self._old_connections,
         )  # fmt: skip
 
     def _start_message(self) -> Start:
@@ -282,6 +307,8 @@ class Agent:
             tasks["plaintext"] = self._plaintext.run
         if self._egress is not None:
             tasks["egress"] = self._egress.run
+        if self._old_connections is not None:
+            tasks["old-connections"] = self._old_connections.run
         return tasks
 
     async def _resilient(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -327,6 +354,8 @@ class Agent:
             self._enroller.changed(self._discovery.state)
         if self._plaintext is not None:
             self._plaintext.changed(self._discovery.state)
+        if self._old_connections is not None:
+            self._old_connections.changed(self._discovery.state)
         if any(kind == "bundle" for kind, _ in applied.changed):
             self._trust_bundle()
 

@@ -123,6 +123,7 @@ _LABELS: Mapping[str, Callable[[str], object]] = {
     governed.SPLICE_LABEL: governed.switch,
     governed.DNS_LABEL: governed.switch,
     governed.CAPTURE_LABEL: governed.switch,
+    governed.OLD_CONNECTIONS_LABEL: governed.old_connections,
     governed.IDLE_TIMEOUT_LABEL: governed.idle_timeout,
 }
 """Labels of ours on workloads and services -> what reads them. Looked at when they are applied, never when what is

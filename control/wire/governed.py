@@ -1,5 +1,6 @@
 """What operators say about live flows and names, in words: the labels ``nodemesh.io/splice``, ``nodemesh.io/dns``,
-``nodemesh.io/capture`` and ``nodemesh.io/idle-timeout`` of workloads and services, and durations as they write them.
+``nodemesh.io/capture``, ``nodemesh.io/old-connections`` and ``nodemesh.io/idle-timeout`` of workloads and services, and
+durations as they write them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ DNS_LABEL: Final = LABEL_PREFIX + "dns"
 CAPTURE_LABEL: Final = LABEL_PREFIX + "capture"
 """``on`` or ``off``: off takes a workload's processes out of the mesh, new connections at least; those that it carries
 already go on."""
+OLD_CONNECTIONS_LABEL: Final = LABEL_PREFIX + "old-connections"
+"""``keep``, ``reset`` or a duration: what becomes of the connections that a program has open when it joins the mesh or
+leaves it; after a duration those that still stand are reset."""
 IDLE_TIMEOUT_LABEL: Final = LABEL_PREFIX + "idle-timeout"
 """A duration or ``off``."""
 MAX_IDLE_TIMEOUT: Final = 365 * 86_400
@@ -28,14 +32,23 @@ def idle_timeout(text: str) -> int:
     """``90s``, ``15m``, ``1h`` or ``7d`` in seconds; ``off`` and a duration of zero are 0, which means never.
     ValueError otherwise.
     """
-    if text in ("off", "0"):
-        return 0
+    return 0 if text in ("off", "0") else _seconds(text, "off for never")
+
+
+def old_connections(text: str) -> int | None:
+    """``keep`` is None, ``reset`` 0, a duration the seconds after which they are reset. ValueError otherwise."""
+    if text == "keep":
+        return None
+    return 0 if text == "reset" else _seconds(text, "reset for at once, keep for never")
+
+
+def _seconds(text: str, otherwise: str) -> int:
     found = _DURATION.match(text)
     if found is None:
-        raise ValueError(f"{text[:40]!r} is not a duration; write for example 90s, 15m, 1h or 7d, or off for never")
+        raise ValueError(f"{text[:40]!r} is not a duration; write for example 90s, 15m, 1h or 7d, or {otherwise}")
     seconds = int(found[1]) * _UNITS[found[2]]
     if seconds > MAX_IDLE_TIMEOUT:
-        raise ValueError(f"{text!r} is more than {MAX_IDLE_TIMEOUT // 86_400}d; write off for never")
+        raise ValueError(f"{text!r} is more than {MAX_IDLE_TIMEOUT // 86_400}d; write {otherwise}")
     return seconds
 
 

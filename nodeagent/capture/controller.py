@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from control.wire.address import SocketAddress
 from control.wire.discovery import EgressMode, Workload
 from control.wire.governed import CAPTURE_LABEL, DNS_LABEL
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
-from nodeagent.capture.plan import Destinations, Enrolment, User, enrol
+from nodeagent.capture.plan import Destinations, Enrolment, Entry, User, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
@@ -178,6 +179,11 @@ class Capture:
     def directories(self) -> Mapping[int, Path]:
         """The directory of each cgroup that the last ``resolve`` found."""
         return self._directories
+
+    @property
+    def destinations(self) -> Mapping[SocketAddress, Entry]:
+        """Everything that is captured when an enrolled process connects to it."""
+        return self._maps.destinations
 
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
         """Which cgroups are whose now. Tell the workers before ``apply``, so that they know whom they accept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ class Documents:
         connected = parts.follower.connected
         return {
             "node": parts.config.node,
+            "pid": os.getpid(),
             "phase": parts.lifecycle.phase.value,
             "ready": parts.lifecycle.ready,
             "blockers": parts.lifecycle.blockers,
@@ -74,10 +76,13 @@ class Documents:
         parts = self._parts
         cgroups = parts.enroller.cgroups if parts.enroller is not None else {}
         found = parts.namespaces
+        problems = parts.enroller.problems if parts.enroller is not None else ()
+        if parts.old_connections is not None:
+            problems += tuple(parts.old_connections.problems.values())
         return facts.workloads_document(
             parts.discovery.state, parts.config.node, cgroups,
             (lambda uid: found.of_workload(uid, cgroups)) if found is not None else lambda _: [],
-            parts.enroller.problems if parts.enroller is not None else (),
+            problems, parts.capture.directories if parts.capture is not None else {},
         )  # fmt: skip
 
     def _capture(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from control.wire.codec import encode
@@ -157,9 +159,10 @@ def workloads_document(
     cgroups: Mapping[int, str],
     namespaces: Callable[[str], list[dict[str, Any]]] = lambda _: [],
     problems: Iterable[str] = (),
+    directories: Mapping[int, Path] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The workloads placed on this node, the cgroups that were found for each, and the network namespaces that its
-    processes are in.
+    """The workloads placed on this node, the cgroups that were found for each, where those are, and the network
+    namespaces that its processes are in.
     """
     by_uid: dict[str, list[int]] = {}
     told = list(problems)
@@ -175,6 +178,11 @@ def workloads_document(
             "ports": list(workload.ports),
             "selector": workload.selectors.text,
             "cgroups": sorted(by_uid.get(workload.uid, [])),
+            "directories": {
+                str(number): str(directories[number])
+                for number in by_uid.get(workload.uid, [])
+                if number in directories
+            },
             "network_namespaces": namespaces(workload.uid),
             "problems": [text for text in told if workload.uid in _WORD_ENDS.split(text)],
             "policies": list(workload.policies),

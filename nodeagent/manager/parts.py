@@ -15,6 +15,7 @@ from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
 from nodeagent.manager.namespaces import NodeNamespaces
+from nodeagent.manager.old_connections import OldConnections
 from nodeagent.manager.plaintext import PlaintextPorts
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import Supervisor
@@ -43,5 +44,6 @@ class Parts:
     plaintext: PlaintextPorts | None
     namespaces: NodeNamespaces | None
     egress: Egress | None
+    old_connections: OldConnections | None
     session: Session
     follower: Follower

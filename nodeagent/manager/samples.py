@@ -41,6 +41,11 @@ class Samples:
         samples += parts.splice.samples()
         if parts.capture is not None:
             samples += facts.counter_samples(parts.capture.counters())
+        if parts.old_connections is not None:
+            samples += [
+                Sample(name="nodemesh_connections_reset_total", labels={"way": way}, value=count)
+                for way, count in parts.old_connections.counts.items()
+            ]
         return samples
 
     def summed(self) -> tuple[Sample, ...]:

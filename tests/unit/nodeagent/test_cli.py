@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from nodeagent import cli, hold
+from nodeagent import answers, hold
 from nodeagent.capture.cgroups import CgroupError
 from nodeagent.cli import main
 
@@ -65,7 +65,7 @@ def test_another_program_on_the_port_is_told_apart(agent: str) -> None:
 
 
 def test_an_agent_of_another_version_is_no_traceback(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_fetch", lambda address, document: {"node": "a", "splice": "as it once was"})
+    monkeypatch.setattr(answers, "fetch", lambda address, document: {"node": "a", "splice": "as it once was"})
     result = run("status", NODEMESH_PORTS_ADMIN=agent)
     assert (result.exit_code, "of another version" in result.output) == (1, True)
     assert json.loads(run("status", "-o", "json", NODEMESH_PORTS_ADMIN=agent).output)["node"] == "a"
@@ -126,19 +126,19 @@ def test_a_unit_waits_until_it_is_captured(
 
 
 def test_an_agent_that_starts_meanwhile_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([ConnectionRefusedError(111, "refused"), [], WORKLOADS])
+    given = iter([ConnectionRefusedError(111, "refused"), [], WORKLOADS])
 
     def fetch(address: str, document: str) -> object:
-        answer = next(answers)
+        answer = next(given)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(cli, "_fetch", fetch)
+    monkeypatch.setattr(answers, "fetch", fetch)
     monkeypatch.setattr(hold, "STEP_SECONDS", 0)
     monkeypatch.setattr(hold, "cgroup_ids_of", lambda pid: frozenset({7}))
     assert run("wait").exit_code == 0
-    assert next(answers, None) is None
+    assert next(given, None) is None
 
 
 def test_waiting_without_an_agent_says_so() -> None:
