@@ -1,14 +1,17 @@
 """Asks DNS questions the way a program would, inside a spot: `ask.py PROTOCOL FAMILY NAME TYPE RESOLVER…`.
 
-PROTOCOL is connected, sendto (one socket for all resolvers) or tcp. Prints JSON: a list of {from, rcode, records}.
+PROTOCOL is connected, sendto (one socket for all resolvers) or tcp. Prints JSON: a list of {from, rcode, records,
+truncated, size}. ASK_PAYLOAD is what the client says that it takes over UDP (EDNS), 4096 unless set; 0: it says nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 
+import dns.flags
 import dns.message
 import dns.query
 import dns.rcode
@@ -49,13 +52,17 @@ def stream(af: socket.AddressFamily, message: bytes, resolver: str) -> bytes:
 
 def main() -> None:
     protocol, family, name, kind, *resolvers = sys.argv[1:]
-    query = dns.message.make_query(name, kind, use_edns=0, payload=4096)
+    payload = int(os.environ.get("ASK_PAYLOAD", "4096"))
+    query = dns.message.make_query(name, kind, use_edns=0 if payload else None, payload=payload)
     told = []
     for source, data in ask(protocol, family, query.to_wire(), resolvers):
         answer = dns.message.from_wire(data)
         assert query.is_response(answer)
         records = sorted(item.to_text() for rrset in answer.answer for item in rrset)
-        told.append({"from": source, "rcode": dns.rcode.to_text(answer.rcode()), "records": records})
+        told.append({
+            "from": source, "rcode": dns.rcode.to_text(answer.rcode()), "records": records,
+            "truncated": bool(answer.flags & dns.flags.TC), "size": len(data),
+        })  # fmt: skip
     print(json.dumps(told))
 
 

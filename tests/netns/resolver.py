@@ -1,7 +1,8 @@
 """A DNS server for the stories: `resolver.py ADDRESS` answers on port 53, UDP and TCP, until it is killed.
 
 Every question is answered with one TXT record that says who answers and the SHA-256 of the message as it came, so that
-a story sees that not a byte was changed; `large.*` with 3,000 octets; `closed.*` over TCP by closing.
+a story sees that not a byte was changed; `large.*` with 3,000 octets; `closed.*` over TCP by closing; `cut.*` over UDP
+with nothing but the flag that says so (TC).
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ def answer(message: bytes, who: str) -> bytes:
     return message[:2] + struct.pack("!HHHHH", flags, 1, 1, 0, 0) + question + record
 
 
+def cut(message: bytes) -> bytes:
+    """Only the question, and that there was no room for more."""
+    flags = int.from_bytes(message[2:4], "big") | 0x8280
+    name_end = message.index(b"\0", 12)
+    return message[:2] + struct.pack("!HHHHH", flags, 1, 0, 0, 0) + message[12 : name_end + 5]
+
+
 def main() -> None:
     who = sys.argv[1]
     family = socket.AF_INET6 if ":" in who else socket.AF_INET
@@ -45,7 +53,7 @@ def main() -> None:
             if key.fileobj is udp:
                 message, source = udp.recvfrom(65535)
                 print(f"udp {source[0]} {message.hex()}", flush=True)
-                udp.sendto(answer(message, who), source)
+                udp.sendto(cut(message) if b"\x03cut" in message else answer(message, who), source)
             else:
                 connection, source = tcp.accept()
                 print(f"tcp {source[0]}", flush=True)

@@ -55,11 +55,13 @@ def run(spot: Spot, *argv: str | Path) -> bytes:
 
 
 def ask(
-    spot: Spot, name: str, kind: str, resolvers: list[str], protocol: str = "connected", family: Family = Family.V4
-) -> list[dict[str, Any]]:
-    """What a program in the spot is told."""
+    spot: Spot, name: str, kind: str, resolvers: list[str], protocol: str = "connected", family: Family = Family.V4,
+    payload: int = 4096,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What a program in the spot is told. `payload`: what it says that it takes over UDP; 0: it does not say."""
     word = {Family.V4: "v4", Family.V6: "v6", Family.MAPPED: "mapped"}[family]
-    done = spot.run("python", HERE / "ask.py", protocol, word, name, kind, *resolvers)
+    program = ("python", HERE / "ask.py", protocol, word, name, kind, *resolvers)
+    done = spot.run(*program, env={"ASK_PAYLOAD": str(payload)})
     assert done.returncode == 0, done.stderr.decode()
     answer: list[dict[str, Any]] = json.loads(done.stdout)
     return answer
@@ -124,6 +126,77 @@ def test_a_large_answer_arrives_whole(world: World, family: Family) -> None:
     for protocol in PROTOCOLS:
         (told, *_) = ask(world.shop.client, "large.example.com", "TXT", world.resolvers(family)[:1], protocol, family)
         assert len(told["records"][0]) > 3000
+
+
+MANY = "many-" + "y" * 58
+MANY_NAME = f"{MANY}.shop.mesh.internal"
+ADDRESSES = tuple(f"fd6d:6573:68::9:{number:x}" for number in range(1, 17))
+"""As many as a service may have: with so long a name they are more than 512 octets."""
+
+
+@pytest.fixture
+def many(world: World) -> Iterator[None]:
+    with world.shop.mesh.applied(resources.service(MANY, {80: 8080}, addresses=ADDRESSES)):
+        eventually(lambda: ask(world.shop.client, MANY_NAME, "AAAA", world.v4[:1], "tcp")[0]["records"] != [])
+        yield
+
+
+@pytest.mark.usefixtures("many")
+def test_an_answer_of_the_mesh_that_does_not_fit(world: World, family: Family) -> None:
+    """Over UDP it is cut at what the client takes, and says so; over TCP, or for one that takes more, it is whole."""
+    resolver = world.resolvers(family)[:1]
+    for protocol, payload in (("connected", 0), ("sendto", 100), ("connected", 512)):
+        (told,) = ask(world.shop.client, MANY_NAME, "AAAA", resolver, protocol, family, payload)
+        assert told["truncated"] and told["size"] <= 512 and set(told["records"]) < set(ADDRESSES), told
+    for protocol, payload in (("connected", 4096), ("sendto", 1232), ("tcp", 0), ("tcp", 512)):
+        (told,) = ask(world.shop.client, MANY_NAME, "AAAA", resolver, protocol, family, payload)
+        assert not told["truncated"] and sorted(told["records"]) == sorted(ADDRESSES), (protocol, payload)
+
+
+@pytest.mark.usefixtures("many")
+def test_glibc_asks_again_over_tcp(world: World) -> None:
+    """Without EDNS, as it is by default, it is told that there is more."""
+    found = configured(world, f"getent ahostsv6 {MANY_NAME}").decode().split()
+    assert set(ADDRESSES) <= set(found)
+
+
+def test_a_resolver_that_cuts_its_answer_is_heard_so(world: World, family: Family) -> None:
+    (told,) = ask(world.shop.client, "cut.example.com", "TXT", world.resolvers(family)[:1], "connected", family, 512)
+    assert told["truncated"] and told["records"] == []
+    (told,) = ask(world.shop.client, "cut.example.com", "TXT", world.resolvers(family)[:1], "tcp", family, 512)
+    assert not told["truncated"] and len(told["records"]) == 1
+
+
+SMALL_BUFFER = """
+import json, socket, sys
+resolver, query = sys.argv[1], bytes.fromhex(sys.argv[2])
+s = socket.socket(socket.AF_INET6 if ":" in resolver else socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(8)
+seen = []
+for connected in (False, True):
+    if connected:
+        s.connect((resolver, 53))
+    s.send(query) if connected else s.sendto(query, (resolver, 53))
+    data, _, flags, source = s.recvmsg(512)
+    seen.append([data.hex(), bool(flags & socket.MSG_TRUNC), source[0]])
+s.send(query)
+seen.append([s.recv(65535, socket.MSG_TRUNC).hex(), False, resolver])
+print(json.dumps(seen))
+"""
+
+
+def test_an_answer_larger_than_the_clients_buffer(world: World, family: Family) -> None:
+    """A resolver that sends more than the client asked for: the client sees what it would see without the agent, the
+    first part, and that something is missing; the next answer is whole.
+    """
+    resolver = world.resolvers(family)[0]
+    query = bytes.fromhex("abcd01000001000000000000") + b"\x05large\x07example\x03com\0\0\x10\0\1"
+    with_agent, without = (
+        json.loads(run(spot, "python3", "-c", SMALL_BUFFER, resolver, query.hex()))
+        for spot in (world.shop.client, world.shop.mesh.a.outside)
+    )
+    assert with_agent == without
+    assert [(len(data) // 2, cut) for data, cut, _ in with_agent[:2]] == [(512, True)] * 2
+    assert len(with_agent[2][0]) // 2 > 3000
 
 
 def test_a_resolver_that_is_not_there_is_told_at_once(world: World) -> None:
