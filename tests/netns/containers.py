@@ -13,13 +13,26 @@ from typing import Any
 
 from tests.netns.lab import Mesh, Node, eventually
 from tests.netns.place import cgroup2_mount
-from tests.netns.pods import Pod, run
+from tests.netns.pods import Pod, remove_cgroup, run
 from tests.netns.shop import TARGET_PORT
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "httpd", "wget", "cat", "echo", "sleep", "nc", "id", "ls")
 WHO = "#!/bin/sh\necho 'Content-Type: text/plain'\necho\necho $REMOTE_ADDR\n"
 STOP_SECONDS = 20.0
+UNIFIED = Path("/sys/fs/cgroup")
+"""Where programs look for cgroup v2 on a host that has nothing else, which is what most have."""
+
+
+def under_cgroup2_alone(*argv: str) -> list[str]:
+    """The command, where the host has cgroup v2 and nothing else: crun refuses a hybrid host whose v2 has a controller.
+
+    A mount namespace of the command's own; the cgroups are those of the host.
+    """
+    if cgroup2_mount() == UNIFIED:
+        return [*argv]
+    mounts = f'umount --recursive --lazy {UNIFIED} && mount -t cgroup2 cgroup2 {UNIFIED} && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, "sh", *argv]
 
 
 def make_root(directory: Path, greeting: str) -> Path:
@@ -111,6 +124,12 @@ class Runc(Container):
         run("runc", "spec", "--bundle", self.directory)
         path = self.directory / "config.json"
         spec = json.loads(path.read_text())
+        self.change(spec)
+        path.write_text(json.dumps(spec))
+        return [*self.runtime, "run", "--bundle", str(self.directory), self.id]
+
+    def change(self, spec: dict[str, Any]) -> None:
+        """Make an example of a configuration this container's."""
         spec["process"] |= {"terminal": False, "args": list(self.SERVER)}
         spec["hostname"] = self.pod.name
         spec["annotations"] = self.labels
@@ -120,33 +139,50 @@ class Runc(Container):
         linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] not in ("network", "cgroup")]
         linux["namespaces"].append({"type": "network", "path": self.pod.site.netns_path})
         linux["cgroupsPath"] = f"{self.parent}/{self.id}"
-        path.write_text(json.dumps(spec))
-        return [*self._runc, "run", "--bundle", str(self.directory), self.id]
 
     @property
-    def _runc(self) -> list[str]:
+    def runtime(self) -> list[str]:
+        """The program, with the place of its state."""
         return ["runc", "--root", str(self.pod.mesh.place.directory / "runc")]
 
     def execute(self, *argv: str) -> list[str]:
-        return [*self._runc, "exec", self.id, *argv]
+        return [*self.runtime, "exec", self.id, *argv]
 
     def remove(self) -> None:
-        subprocess.run([*self._runc, "delete", "--force", self.id], check=False, capture_output=True)
+        subprocess.run([*self.runtime, "delete", "--force", self.id], check=False, capture_output=True)
+
+
+class Crun(Runc):
+    """Of crun, from the same bundle."""
+
+    def change(self, spec: dict[str, Any]) -> None:
+        super().change(spec)
+        # its filter of devices raises a limit (RLIMIT_MEMLOCK), which a machine in a container may not do
+        del spec["linux"]["resources"]
+
+    @property
+    def runtime(self) -> list[str]:
+        return under_cgroup2_alone("crun", "--root", str(self.pod.mesh.place.directory / "crun"))
 
 
 class Podman(Container):
     """Of podman, which keeps a process of its own (conmon, in the node's namespace) below the same cgroup."""
 
+    RUNTIME = "runc"
+    OPTIONS: tuple[str, ...] = ()
+
     @property
-    def _podman(self) -> list[str]:
+    def podman(self) -> list[str]:
+        """The program, with places of its own."""
         place = self.pod.mesh.place.directory / "podman"
         return [
             "podman", "--root", str(place / "store"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp"),
-            "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "runc",
+            "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
+            "--runtime", self.RUNTIME,
         ]  # fmt: skip
 
     def command(self) -> list[str]:
-        limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        limits = [*self.OPTIONS, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
         where = ["--network", f"ns:{self.pod.site.netns_path}", "--cgroup-parent", self.parent, "--no-hosts"]
         limits += [part for key, value in self.labels.items() for part in ("--label", f"{key}={value}")]
         what = ["--rootfs", str(self.directory / "rootfs"), *self.SERVER]
@@ -156,13 +192,33 @@ class Podman(Container):
             when = {"version": "1.0.0", "hook": self.hook, "when": {"always": True}, "stages": ["createRuntime"]}
             (hooks / "nodemesh.json").write_text(json.dumps(when))
         limits += ["--hooks-dir", str(hooks)]
-        return [*self._podman, "run", "--rm", "--name", self.id, *limits, *where, *what]
+        return [*self.podman, "run", "--rm", "--name", self.id, *limits, *where, *what]
 
     def execute(self, *argv: str) -> list[str]:
-        return [*self._podman, "exec", self.id, *argv]
+        return [*self.podman, "exec", self.id, *argv]
 
     def remove(self) -> None:
-        subprocess.run([*self._podman, "rm", "--force", "--time", "0", self.id], check=False, capture_output=True)
+        subprocess.run([*self.podman, "rm", "--force", "--time", "0", self.id], check=False, capture_output=True)
+
+
+class PodmanCrun(Podman):
+    """Of podman with crun, as it comes where nobody chose a runtime."""
+
+    RUNTIME = "crun"
+    # no filter of devices, as of Crun; no limit of processes, whose controller a hybrid host has in cgroup v1
+    OPTIONS = ("--privileged", "--pids-limit", "0")
+
+    @property
+    def podman(self) -> list[str]:
+        return under_cgroup2_alone(*super().podman)
+
+    def remove(self) -> None:
+        super().remove()
+        if self.process is not None:
+            self.process.wait(STOP_SECONDS)
+        # it leaves conmon's cgroup, in which it runs when it cleans up
+        for cgroup in sorted((path for path in self.pod.spot.cgroup.rglob("*") if path.is_dir()), reverse=True):
+            remove_cgroup(cgroup)
 
 
 class Docker(Container):

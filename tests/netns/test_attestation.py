@@ -1,4 +1,4 @@
-"""Who a container is: by its id and its labels, as runc, podman and docker tell them, and by the UID of a pod."""
+"""Who a container is: by its id and its labels, as runc, crun, podman and docker tell them, and by the UID of a pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.netns import reading, resources
-from tests.netns.containers import Container, Docker, Podman, Runc, docker_engine
+from tests.netns.containers import Container, Crun, Docker, Podman, PodmanCrun, Runc, docker_engine
 from tests.netns.lab import BIN, eventually, identity
 from tests.netns.place import kill_all
 from tests.netns.pods import Pod, remove_cgroup
@@ -24,7 +24,7 @@ from tests.netns.test_namespace_ends import move
 from tests.netns.town import place_of
 
 pytestmark = pytest.mark.timeout(300)
-NUMBER = {"runc": 31, "podman": 32, "docker": 33, "twice": 34}
+NUMBER = {"bundle": 31, "podman": 32, "docker": 33, "twice": 34}
 VIP = ("240.240.4.1", "fd6d:6573:68::401")
 POD_UID = "0ba7f3c2-6a1e-4d1c-9f8e-2c1f3a4b5d6e"
 LOW_UID = POD_UID.replace("-", "_")
@@ -58,37 +58,40 @@ def talks_as_box(shop: Shop, container: Container, family: Family) -> None:
         assert http_get(connection, "/") == (200, f"this is {container.pod.name}\n".encode())
 
 
-def test_runc_by_its_id(shop: Shop, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Runc, Crun])
+def test_by_its_id(shop: Shop, kind: type[Runc], family: Family) -> None:
     with (
-        Pod(shop.mesh, shop.mesh.a, "runc", NUMBER["runc"]) as pod,
-        Runc(pod) as container,
+        Pod(shop.mesh, shop.mesh.a, "bundle", NUMBER["bundle"]) as pod,
+        kind(pod) as container,
         boxed(shop, selectors={"containerId": container.id}, addresses=[pod.v4, pod.v6]),
     ):
         wait_enrolled(shop, pod.inode)
         talks_as_box(shop, container, family)
 
 
-def test_runc_by_annotations(shop: Shop, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Runc, Crun])
+def test_by_annotations(shop: Shop, kind: type[Runc], family: Family) -> None:
     """Made anew it is the same workload: nobody has to be told of its new id."""
     labels = {"role": "box", "tier": shop.mesh.place.directory.name}
     selectors = {"containerLabels": labels}
     with (
-        Pod(shop.mesh, shop.mesh.a, "runc", NUMBER["runc"]) as pod,
+        Pod(shop.mesh, shop.mesh.a, "bundle", NUMBER["bundle"]) as pod,
         boxed(shop, selectors=selectors, addresses=[pod.v4, pod.v6]),
     ):
         for _ in range(2):
-            with Runc(pod, **labels) as container:
+            with kind(pod, **labels) as container:
                 wait_enrolled(shop, pod.inode)
                 talks_as_box(shop, container, family)
             eventually(lambda: place_of(shop.mesh.a, "box") == [], what="its end is noticed")
 
 
-def test_podman_by_labels(shop: Shop, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Podman, PodmanCrun])
+def test_podman_by_labels(shop: Shop, kind: type[Podman], family: Family) -> None:
     labels = {"app": "box", "place": shop.mesh.place.directory.name}
     with (
         Pod(shop.mesh, shop.mesh.a, "podman", NUMBER["podman"]) as pod,
         boxed(shop, selectors={"containerLabels": labels}, addresses=[pod.v4, pod.v6]),
-        Podman(pod, **labels) as container,
+        kind(pod, **labels) as container,
     ):
         wait_enrolled(shop, pod.inode)
         talks_as_box(shop, container, family)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.netns import resources
-from tests.netns.containers import Container, Podman, Runc
+from tests.netns.containers import Container, Crun, Podman, PodmanCrun, Runc
 from tests.netns.lab import Mesh, eventually, identity
 from tests.netns.pods import Pod
 from tests.netns.resources import from_principal, policy
@@ -23,7 +23,7 @@ VIP = {"near": ("240.240.3.1", "fd6d:6573:68::301"), "far": ("240.240.3.2", "fd6
 
 @dataclass
 class Harbour:
-    """Two containers on the first node, one on the second."""
+    """Two containers on the first node, of runc and of crun, one on the second."""
 
     shop: Shop
     caller: Container
@@ -58,7 +58,8 @@ def harbour(shop: Shop) -> Iterator[Harbour]:
         wanted += [resources.service(name, {PORT: TARGET_PORT}, addresses=VIP[name]) for name in VIP]
         stack.enter_context(mesh.applied(*wanted))
         mesh.wait_enrolled(*(pod.spot for pod in pods))
-        caller, near, far = (stack.enter_context(Runc(pod)) for pod in pods)
+        kinds = (Runc, Crun, Runc)
+        caller, near, far = (stack.enter_context(kind(pod)) for kind, pod in zip(kinds, pods, strict=True))
         wait_served(caller, near, far)
         yield Harbour(shop, caller, near, far)
 
@@ -107,7 +108,8 @@ def test_policy_denies_a_container(harbour: Harbour, name: str, family: Family) 
     eventually(lambda: harbour.caller.get(address, PORT), what="it is let in again")
 
 
-def test_podman(harbour: Harbour, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Podman, PodmanCrun])
+def test_podman(harbour: Harbour, kind: type[Podman], family: Family) -> None:
     """With cgroup v2 alone its conmon sits below the same cgroup, in the node's namespace: the workload's address tells
     where to connect.
     """
@@ -118,7 +120,7 @@ def test_podman(harbour: Harbour, family: Family) -> None:
         mesh.applied(workload_of(pod), resources.service("podman", {PORT: TARGET_PORT}, addresses=vip)),
     ):
         mesh.wait_enrolled(pod.spot)
-        with Podman(pod) as container:
+        with kind(pod) as container:
             wait_served(container)
             assert harbour.caller.get(family.form(*vip), PORT) == "this is podman"
             assert container.get(family.form(*VIP["near"]), PORT) == "this is near"

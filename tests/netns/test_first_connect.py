@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.netns import reading, resources
-from tests.netns.containers import Podman, Runc
+from tests.netns.containers import Crun, Podman, PodmanCrun, Runc
 from tests.netns.lab import BIN, Node, eventually, identity
 from tests.netns.pods import Pod, remove_cgroup
 from tests.netns.servers import greeter
@@ -80,7 +80,8 @@ def counted(shop: Shop, town: Town, since: int, rounds: int) -> None:
     assert {line["src.identity"] for line in lines()} == {identity("box")}
 
 
-def test_a_container_with_the_hook(shop: Shop, town: Town, program: Path, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Runc, Crun])
+def test_a_container_with_the_hook(shop: Shop, town: Town, program: Path, kind: type[Runc], family: Family) -> None:
     """Made anew each time, selected by a label that the agent first hears of from the hook."""
     mesh, labels = shop.mesh, {"first": shop.mesh.place.directory.name}
     since = mesh.a.access_position()
@@ -89,7 +90,7 @@ def test_a_container_with_the_hook(shop: Shop, town: Town, program: Path, family
         with mesh.applied(box):
             eventually(lambda: "box" in _names(mesh.a), what="the agent knows of the workload")
             for _ in range(ROUNDS):
-                container = Runc(pod, **labels)
+                container = kind(pod, **labels)
                 container.hook = hook_of(mesh.a)
                 container.SERVER = ("/bin/first", family.form(town.near.v4, town.near.v6))
                 shutil.copy(program, container.directory / "rootfs/bin/first")
@@ -102,7 +103,10 @@ def test_a_container_with_the_hook(shop: Shop, town: Town, program: Path, family
             eventually(lambda: not list(_records(mesh.a)), what="records of containers that are gone are gone")
 
 
-def test_a_container_of_podman_with_the_hook(shop: Shop, town: Town, program: Path, family: Family) -> None:
+@pytest.mark.parametrize("kind", [Podman, PodmanCrun])
+def test_a_container_of_podman_with_the_hook(
+    shop: Shop, town: Town, program: Path, kind: type[Podman], family: Family
+) -> None:
     """Its labels are in podman's database, whose container lock podman holds meanwhile."""
     mesh, labels = shop.mesh, {"first": f"{shop.mesh.place.directory.name}-podman"}
     since = mesh.a.access_position()
@@ -110,7 +114,7 @@ def test_a_container_of_podman_with_the_hook(shop: Shop, town: Town, program: Pa
         box = resources.workload("box", mesh.a.name, selectors={"containerLabels": labels}, addresses=[pod.v4, pod.v6])
         with mesh.applied(box):
             eventually(lambda: "box" in _names(mesh.a), what="the agent knows of the workload")
-            container = Podman(pod, **labels)
+            container = kind(pod, **labels)
             container.hook = hook_of(mesh.a)
             container.SERVER = ("/bin/first", family.form(town.near.v4, town.near.v6))
             shutil.copy(program, container.directory / "rootfs/bin/first")

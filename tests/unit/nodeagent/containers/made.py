@@ -1,5 +1,5 @@
-"""State of runtimes as they write it, in a temporary directory. ``data`` has what docker 20.10, runc 1.1 and podman 4.3
-wrote, shortened; crun's is after its ``status.c``."""
+"""State of runtimes as they write it, in a temporary directory. ``data`` has what docker 20.10, runc 1.1, crun 1.8 and
+podman 4.3 wrote, shortened."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import json
 import sqlite3
 from pathlib import Path
 
@@ -35,12 +36,9 @@ def test_a_cgroup_that_is_not_of_version_two_is_none(tmp_path: Path) -> None:
 
 def test_crun_tells_cgroup_and_its_bundle_the_annotations(tmp_path: Path) -> None:
     put(tmp_path / "bundle/config.json", {"ociVersion": "1.0.0", "annotations": {"app": "web", "odd": 1}})
-    status = {
-        "pid": 7, "process-start-time": 99, "cgroup-path": "/machine.slice/libpod-1.scope/container",
-        "scope": "libpod-1.scope", "rootfs": "/r", "systemd-cgroup": True, "bundle": str(tmp_path / "bundle"),
-    }  # fmt: skip
+    status = json.loads((made.DATA / "crun-status.json").read_text()) | {"bundle": str(tmp_path / "bundle")}
     put(tmp_path / "crun/one/status", status)
-    expected = Container("one", ("/machine.slice/libpod-1.scope/container",), {"app": "web"})
+    expected = Container("one", ("/shop/one",), {"app": "web"})
     assert read_runtime(tmp_path / "crun/one", tmp_path) == expected
 
 
