@@ -35,6 +35,7 @@ CHECKS = [
     ("a program outside the mesh", checks.outsider),
     ("STRICT: plaintext is refused", boundaries.strict),
     ("egress is blocked", boundaries.egress),
+    ("a host outside the mesh", boundaries.abroad),
     ("rotation under traffic", checks.rotation),
     ("agent killed: fail closed", checks.agent_killed),
     ("control killed", checks.without_control),

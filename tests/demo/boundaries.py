@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import socket
 
 from tests.demo.cast import STALL, WEB_PORT, Cast
-from tests.demo.checks import WEB_URL, expect
+from tests.demo.checks import WEB_URL, CheckError, expect
 from tests.netns.lab import eventually, identity
-from tests.netns.resources import ROOT_NAMESPACE, egress_policy, peer_authentication
+from tests.netns.resources import ROOT_NAMESPACE, egress_policy, peer_authentication, service_entry
+from tests.netns.servers import Server, http_hello
 
 CLIENTS, TRANSACTIONS = 4, 250
-OUTSIDE_PORT = 9090
+OUTSIDE_PORT, NEWS_PORT = 9090, 9091
+NEWS = "news.example.com"
 STALL_URL = "http://stall.shop.mesh.internal/"
 
 
@@ -83,3 +86,36 @@ def egress(cast: Cast) -> str:
     return (
         f"{address}:{OUTSIDE_PORT}, before: connected; now: '{told}', at once, by the kernel; nginx, by its name: 200"
     )
+
+
+def abroad(cast: Cast) -> str:
+    """REGISTRY_ONLY again, and a ServiceEntry names one host outside the mesh, a web server at a port of node-b."""
+    mesh, node = cast.mesh, cast.mesh.b
+    ports = [{"number": 80, "name": "http", "protocol": "TCP"}]
+    endpoints = [{"address": address, "ports": {"http": NEWS_PORT}} for address in (node.v4, node.v6)]
+    entry = service_entry("news", NEWS, port=NEWS_PORT, ports=ports, endpoints=endpoints)
+    with (
+        Server(node.outside.listen(NEWS_PORT), _news),
+        node.outside.listen(OUTSIDE_PORT),
+        mesh.applied(entry, egress_policy("registry-only", "REGISTRY_ONLY", app="client")),
+    ):
+        page = eventually(lambda: cast.curl(cast.client, f"http://{NEWS}/today"), what="the host by its name")
+        expect("GET /today" in page, f"{NEWS} answered {page!r}")
+        try:
+            cast.client.connect(node.v4, OUTSIDE_PORT).close()
+        except PermissionError as error:
+            refused = error.strerror
+        else:
+            raise CheckError(f"{node.v4}:{OUTSIDE_PORT} was reached")
+        line = eventually(lambda: mesh.a.access(dst_service=NEWS, src_workload="client", reason="ok"), what="the log")[
+            -1
+        ]
+    return (
+        f"http://{NEWS}/: 200, and the agent's log names it {line['dst.service']}; "
+        f"{node.v4}:{OUTSIDE_PORT}, the same host at a port that no entry names: '{refused}'"
+    )
+
+
+def _news(connection: socket.socket) -> None:
+    with connection:
+        http_hello(connection)

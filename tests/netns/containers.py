@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.netns.lab import Mesh, Node, eventually
 from tests.netns.place import cgroup2_mount
-from tests.netns.pods import Pod, remove_cgroup, run
+from tests.netns.pods import Pod, run
 from tests.netns.shop import TARGET_PORT
 
 BUSYBOX = Path("/bin/busybox")
@@ -178,7 +178,7 @@ class Podman(Container):
         return [
             "podman", "--root", str(place / "store"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp"),
             "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
-            "--runtime", self.RUNTIME,
+            "--runtime", self.RUNTIME, "--runtime-flag", f"root={self.pod.mesh.place.directory / self.RUNTIME}",
         ]  # fmt: skip
 
     def command(self) -> list[str]:
@@ -211,14 +211,6 @@ class PodmanCrun(Podman):
     @property
     def podman(self) -> list[str]:
         return under_cgroup2_alone(*super().podman)
-
-    def remove(self) -> None:
-        super().remove()
-        if self.process is not None:
-            self.process.wait(STOP_SECONDS)
-        # it leaves conmon's cgroup, in which it runs when it cleans up
-        for cgroup in sorted((path for path in self.pod.spot.cgroup.rglob("*") if path.is_dir()), reverse=True):
-            remove_cgroup(cgroup)
 
 
 class Docker(Container):

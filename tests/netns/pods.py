@@ -80,8 +80,9 @@ class Pod:
         for spot in (self.spot, self.outside):
             kill_all(spot.cgroup)
             spot.close()
-            if spot.cgroup.exists():
-                remove_cgroup(spot.cgroup)
+            # those below are of runtimes that were killed, or of podman's cleaning up, which leaves its own
+            for cgroup in sorted([spot.cgroup, *(p for p in spot.cgroup.rglob("*") if p.is_dir())], reverse=True):
+                remove_cgroup(cgroup)
         subprocess.run(["ip", "netns", "delete", self.site.netns], check=False, capture_output=True)
 
     def __enter__(self) -> Pod:
