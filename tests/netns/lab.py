@@ -38,7 +38,7 @@ START_SECONDS = 40.0
 STOP_SECONDS = 20.0
 NAMESPACE = "shop"
 TRUST_DOMAIN = "mesh.internal"
-RUNTIMES = ("{place}/runc", "{place}/crun", "{place}/docker/exec/runtime-*/*")
+RUNTIMES = ("{place}/runc", "{place}/crun", "{place}/docker/exec/runtime-*/*", "{place}/containerd/runc/*")
 """Where the runtimes of stories keep the state of their containers."""
 
 

@@ -1,0 +1,95 @@
+"""Containers of a real containerd: of ``ctr``, and pods of its CRI, captured before their first connection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.netns import resources
+from tests.netns.containerd import Ctr, Engine, Sandbox, containerd
+from tests.netns.lab import eventually, identity
+from tests.netns.pods import Pod
+from tests.netns.reading import debug
+from tests.netns.servers import http_hello
+from tests.netns.shop import PORT, Family, Shop
+from tests.netns.test_attestation import boxed, greet_and_close, talks_as_box, wait_enrolled
+from tests.netns.test_first_connect import counted, hook_of
+from tests.netns.town import Town
+from tests.netns.town import town as make_town
+
+pytestmark = pytest.mark.timeout(300)
+NUMBER = 51
+ROUNDS = 3
+SERVER_PORT = 8080
+
+
+@pytest.fixture(scope="module")
+def town(shop: Shop) -> Iterator[Town]:
+    with make_town(shop) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def engine(shop: Shop) -> Iterator[Engine]:
+    node = shop.mesh.a
+    with containerd(shop.mesh, node, hook_of(node, "--optional")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("how", ["id", "annotations"])
+def test_a_container_of_ctr(shop: Shop, engine: Engine, how: str, family: Family) -> None:
+    """In a network namespace of its own, by its id and by what its runtime is told."""
+    told = {"role": "box", "place": shop.mesh.place.directory.name}
+    with Pod(shop.mesh, shop.mesh.a, "box", NUMBER) as pod, Ctr(engine, pod, annotations=told) as container:
+        selectors: dict[str, Any] = {"containerId": container.id} if how == "id" else {"containerLabels": told}
+        with boxed(shop, selectors=selectors, addresses=[pod.v4, pod.v6]):
+            wait_enrolled(shop, pod.inode)
+            talks_as_box(shop, container, family)
+
+
+def test_a_container_in_the_network_of_the_host(shop: Shop, engine: Engine, family: Family) -> None:
+    with Pod(shop.mesh, shop.mesh.a, "box", NUMBER) as pod:
+        container = Ctr(engine, pod)
+        container.network = ("--net-host",)
+        with container, boxed(shop, selectors={"containerId": container.id}, ports=[SERVER_PORT + 1]):
+            eventually(lambda: _cgroups(shop, "box"), what="the box is enrolled")
+            since = shop.mesh.b.access_position()
+            with shop.server.serve(http_hello):
+                assert container.get(shop.server.address(family), PORT, "/x") == "you asked: GET /x HTTP/1.1"
+            lines = eventually(lambda: shop.mesh.b.access(since=since, direction="inbound", dst_workload="server"))
+            assert {line["src.identity"] for line in lines} == {identity("box")}
+
+
+@pytest.mark.parametrize("how", ["uid", "annotations"])
+def test_a_pod_from_its_first_connection_on(shop: Shop, engine: Engine, town: Town, how: str, family: Family) -> None:
+    """The only act of its container is a connection that would reach the server past the mesh as well."""
+    mesh, since = shop.mesh, shop.mesh.a.access_position()
+    address = family.form(town.near.v4, town.near.v6)
+    with town.serve("near", greet_and_close) as server:
+        for number in range(1, ROUNDS + 1):
+            uid = str(uuid.uuid4())
+            with mesh.applied(resources.workload("box", mesh.a.name, selectors=_selectors(how, uid))):
+                eventually(lambda: _cgroups(shop, "box") is not None, what="the agent knows of the workload")
+                with Sandbox(engine, uid) as pod:
+                    pod.start("nc", address, str(SERVER_PORT))
+                    eventually(lambda n=number: len(server.connections) == n, what="the container has connected")
+                    eventually(lambda n=number: _inbound(shop, since) >= n, what="it is in the log")
+        counted(shop, town, since, ROUNDS)
+
+
+def _selectors(how: str, uid: str) -> dict[str, Any]:
+    if how == "uid":
+        return {"podUid": uid}
+    return {"containerLabels": {"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.sandbox-uid": uid}}
+
+
+def _cgroups(shop: Shop, name: str) -> list[int] | None:
+    rows = [row for row in debug(shop.mesh.a.outside, "/debug/workloads") if row["name"] == name]
+    return [cgroup for row in rows for cgroup in row["cgroups"]] if rows else None
+
+
+def _inbound(shop: Shop, since: int) -> int:
+    return len(shop.mesh.a.access(since=since, dst_workload="near", direction="inbound"))
