@@ -89,7 +89,9 @@ static __always_inline bool mesh_is_sealed_for(struct bpf_sock_addr *ctx, const 
 	struct bpf_sock *sk = ctx->sk;
 	struct mesh_client *mine;
 
-	if (!config || !(config->flags & MESH_CONFIG_SEALED))
+	if (!config || !(config->flags & (MESH_CONFIG_SEALED | MESH_CONFIG_SEALED_ALONE)))
+		return false;
+	if (!(config->flags & MESH_CONFIG_SEALED) && mesh_watched())
 		return false;
 	mine = sk ? bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0) : NULL;
 	return !mine || mine->role != MESH_CLIENT_OF_DIAL;

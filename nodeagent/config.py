@@ -86,6 +86,9 @@ class Config:
     """Name of the cluster, for metrics and logs."""
     capture: bool = True
     """Whether to capture connections of this node's workloads; false: only tunnels of other nodes are served."""
+    sealed_without_agent: bool = False
+    """Whether programs in no workload are refused what is in the mesh while no agent lives: new cgroups of workloads
+    are in none then, and would get past it."""
     splice: bool = True
     """Whether flows between workloads of this node may be joined in the kernel, where it has shown that it can."""
     dns: bool = True
@@ -229,6 +232,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "drain_seconds": _number(0, MAX_DRAIN_SECONDS, float),
     "cluster": _text,
     "capture": _switch,
+    "sealed_without_agent": _switch,
     "splice": _switch,
     "dns": _switch,
     "resolv_conf": _path,

@@ -66,6 +66,7 @@ def capture_settings(config: Config) -> CaptureSettings:
     return CaptureSettings(
         bpffs=config.bpffs, instance=config.instance, cgroup_root=config.cgroup_root,
         containers=config.containers, container_records=config.container_records,
+        sealed_without_agent=config.sealed_without_agent,
     )  # fmt: skip
 
 
@@ -257,6 +258,8 @@ class Agent:
         health.register()
         documents = Documents(parts, health, samples)
         self._admin.add(debug_app(documents.by_name()), ports["admin"])
+        if self._capture is not None:
+            self._capture.watched_by(ports["admin"][0])
         self._admin.add(metrics_app(samples.render), ports["metrics"])
         self._admin.add(ready_app(self.lifecycle), ports["ready"])
 

@@ -98,6 +98,7 @@ struct mesh_asked {
 enum mesh_config_flag {
 	MESH_CONFIG_INCOMPLETE = 1, /* not every mesh destination fits: refuse what is not known (fail closed) */
 	MESH_CONFIG_SEALED = 2, /* no agent has said yet who is enrolled: nobody but the agent reaches mesh destinations */
+	MESH_CONFIG_SEALED_ALONE = 4, /* ... and so it is whenever no agent lives */
 };
 
 struct mesh_config {

@@ -1,10 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Whether an agent listens on its loopback port now. DNS is not a matter of admission, so while no agent answers,
+/* Whether an agent lives (mesh_watched), and whether it listens on its loopback port of a namespace now. DNS is not a matter of admission, so while no agent answers,
  * questions go to the resolver that was asked (and names of the mesh are unknown), instead of nowhere. */
 #ifndef MESH_ALIVE_H
 #define MESH_ALIVE_H
 
 #include "addr.h"
+#include "maps.h"
+
+/* Whether a manager lives that has looked at the whole node, in whatever namespace it does. */
+static __always_inline bool mesh_watched(void)
+{
+	__u32 zero = 0;
+	struct bpf_sock *found = bpf_map_lookup_elem(&mesh_alive_v1, &zero);
+
+	if (!found)
+		return false;
+	bpf_sk_release(found);
+	return true;
+}
 
 static __always_inline __u32 mesh_tuple(struct bpf_sock_tuple *tuple, bool v6, __be16 port)
 {

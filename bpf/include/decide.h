@@ -14,7 +14,7 @@ struct mesh_facts {
 	bool incomplete; /* ... but not every destination of the mesh fitted into the map */
 	bool enrolled; /* the process is in an enrolled cgroup, or below one */
 	bool confined; /* ... whose egress policy is REGISTRY_ONLY */
-	bool sealed; /* no agent has said yet who is enrolled, and it is not the agent that connects */
+	bool sealed; /* no agent has said who is enrolled, or none lives that does, and it is not the agent that connects */
 	bool outside; /* the destination is not the namespace itself */
 	bool listener; /* an agent serves the socket's network namespace */
 };

@@ -152,6 +152,15 @@ struct {
 	__type(value, __u64);
 } mesh_steer_v1 SEC(".maps");
 
+/* A listener of the manager's, from its first complete look at who is enrolled on. Writer: agent. Reader: connect. The kernel
+ * takes it out when the manager ends, however it does: a map that holds one says that somebody watches the node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} mesh_alive_v1 SEC(".maps");
+
 /* Key: id of an enrolled cgroup. Writer: connect, sendmsg, sock_create. Reader: agent (metrics). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

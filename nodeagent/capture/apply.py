@@ -45,6 +45,10 @@ class MapWriter:
         """Until an ``apply`` that knows all: who is in no workload is refused mesh destinations."""
         self._set(ConfigFlag.SEALED, on=True)
 
+    def seal_when_alone(self, wanted: bool) -> None:
+        """Whether the same is to hold whenever no manager lives (``Alive``)."""
+        self._set(ConfigFlag.SEALED_ALONE, on=wanted)
+
     def close(self) -> None:
         """Close the maps; they keep their contents."""
         for view in (self._cgroups, self._users, self._destinations, self._settings):

@@ -5,6 +5,7 @@ and quick.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
 from nodeagent.loader.abi import PROGRAMS
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants
+from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import Features
-from nodeagent.loader.maps import Counters, DnsPorts, ListenerRecord, Listeners
+from nodeagent.loader.maps import Alive, Counters, DnsPorts, ListenerRecord, Listeners
 from nodeagent.loader.objects import PinnedLinks
 from nodeagent.loader.pins import PinDirectory
 from nodeagent.namespaces.handle import current_cookie
@@ -44,6 +46,8 @@ class CaptureSettings:
     """Where container runtimes keep their state."""
     container_records: Path = Path("/run/nodemesh/default.containers")
     """What runtimes told ``nodeagent oci-hook``."""
+    sealed_without_agent: bool = False
+    """Whether mesh destinations are refused to who is in no workload whenever no manager ``watches``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,9 @@ class Capture:
         self._listeners = Listeners(directory.path)
         self._dns_ports = DnsPorts(directory.path)
         self._counters = Counters(directory.path)
+        self._alive = Alive(directory.path)
+        self._watcher: socket.socket | None = None
+        self._maps.seal_when_alone(settings.sealed_without_agent)
 
     @classmethod
     def open(cls, settings: CaptureSettings) -> Capture:
@@ -234,8 +241,16 @@ class Capture:
         problems += self._maps.apply(enrolment.entries(), wanted, enrolment.users, keep=enrolment.partial)
         if destinations is not None:
             self._destination_problems = destinations.problems
+        if not enrolment.partial:
+            problems += self._attend()
         self._problems = (*problems, *self._destination_problems)
         return replace(enrolment, problems=self._problems)
+
+    def watched_by(self, listener: socket.socket) -> None:
+        """This TCP listener is the manager's and ends with it. From the next ``apply`` that knows all, the kernel takes
+        its being there for a word that new cgroups are noticed.
+        """
+        self._watcher = listener
 
     def seal(self) -> None:
         """Until an ``apply`` that knows all: nobody but the agent and who is enrolled already reaches mesh
@@ -246,6 +261,19 @@ class Capture:
     def sync(self, local: Iterable[Workload], destinations: Destinations | None = None) -> Enrolment:
         """``resolve`` and ``apply``: on each change of state, and every second or so for cgroups that come and go."""
         return self.apply(self.resolve(local), destinations)
+
+    def _attend(self) -> list[str]:
+        """Tell the kernel that the node is watched, once, where that matters."""
+        if self._watcher is None or not self._settings.sealed_without_agent:
+            return []
+        try:
+            self._alive.put(self._watcher.fileno())
+        except LoaderError as error:
+            return [
+                f"{error}; the node stays sealed (sealed_without_agent): programs in no workload are refused the mesh"
+            ]
+        self._watcher = None
+        return []
 
     def _heal(self) -> list[str]:
         """Attach again where somebody detached a link, or made the cgroup root anew."""
@@ -294,6 +322,7 @@ class Capture:
         self._listeners.close()
         self._dns_ports.close()
         self._counters.close()
+        self._alive.close()
         self._pins.close()
 
 

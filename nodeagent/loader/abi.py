@@ -27,6 +27,7 @@ PORT_MAP = "mesh_port_v1"
 OWN_MAP = "mesh_own_v1"
 STEER_MAP = "mesh_steer_v1"
 LOCAL_MAP = "mesh_local_v1"
+ALIVE_MAP = "mesh_alive_v1"
 DNS_MAP = "mesh_dns_v1"
 EGRESS_MAP = "mesh_egress_v1"
 REFUSED_MAP = "mesh_refused_v1"
@@ -107,6 +108,7 @@ class ConfigFlag(IntFlag):
 
     INCOMPLETE = 1
     SEALED = 2
+    SEALED_ALONE = 4
 
 
 class ClientRole(IntEnum):

@@ -303,6 +303,17 @@ class Settings(_View):
         return abi.ConfigFlag(0)
 
 
+class Alive(_View):
+    """Where the manager says that it lives and knows the node: with a listener, that is there as long as it is."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir, abi.ALIVE_MAP, 4, 8)
+
+    def put(self, descriptor: int) -> None:
+        """From now on, until the listener is closed."""
+        self._put(_SINGLE, descriptor.to_bytes(8, _ORDER))
+
+
 class Flows(_View):
     """Records of captured connections, by the client's end as ``accept`` shows it."""
 

@@ -78,7 +78,7 @@ def test_the_maps_are_those_that_we_open_and_their_names_fit_the_kernel(types: l
         abi.DESTINATION_MAP, abi.CGROUP_MAP, abi.LISTENER_MAP, abi.CONFIG_MAP, abi.FLOW_MAP, abi.COUNT_MAP,
         abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP, abi.PORT_MAP, abi.OWN_MAP, abi.STEER_MAP, abi.LOCAL_MAP,
         abi.ORIGIN_MAP, abi.DNS_MAP, abi.ASKER_MAP, abi.RESOLVERS_MAP, abi.EGRESS_MAP, abi.REFUSED_MAP,
-        abi.USER_MAP,
+        abi.USER_MAP, abi.ALIVE_MAP,
     }  # fmt: skip
     assert all(re.fullmatch(r"mesh_[a-z]+_v[0-9]+", name) and len(name) <= MAX_MAP_NAME for name in names)
 

@@ -1,7 +1,7 @@
 """Asks DNS questions the way a program would, inside a spot: `ask.py PROTOCOL FAMILY NAME TYPE RESOLVER…`.
 
 PROTOCOL is connected, sendto (one socket for all resolvers) or tcp. Prints JSON: a list of {from, rcode, records,
-truncated, size}. ASK_PAYLOAD is what the client says that it takes over UDP (EDNS), 4096 unless set; 0: silence.
+truncated, size}. ASK_PAYLOAD is what the client says that it takes over UDP (EDNS), 4096 unless set; 0: nothing.
 """
 
 from __future__ import annotations
