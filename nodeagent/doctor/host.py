@@ -17,7 +17,9 @@ from nodeagent.loader.pins import instance_path
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 NEEDED = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 39: "CAP_BPF"}
-"""Capability number (linux/capability.h) -> name. CAP_SYS_ADMIN stands for the others."""
+"""Capability number (linux/capability.h) -> name. CAP_SYS_ADMIN stands for CAP_BPF."""
+SEEING = 19
+"""CAP_SYS_PTRACE: without it nobody sees in which network namespace a process of another user is."""
 
 
 def look(config: Config, own_programs: Collection[int]) -> list[Finding]:
@@ -45,6 +47,10 @@ def privileges(status: str, uid: int) -> Finding:
     if missing:
         return Finding("privileges", Level.BAD, f"uid {uid} lacks {', '.join(missing)}",
                        "run as root, or give the unit AmbientCapabilities= with them")  # fmt: skip
+    if not effective >> SEEING & 1:
+        return Finding("privileges", Level.BAD,
+                       f"uid {uid} lacks CAP_SYS_PTRACE: workloads in network namespaces of their own are not found",
+                       "run as root, or add it to CapabilityBoundingSet= of the unit")  # fmt: skip
     return Finding("privileges", Level.GOOD, f"uid {uid} has what it needs")
 
 

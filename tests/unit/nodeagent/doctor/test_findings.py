@@ -61,6 +61,8 @@ def test_privileges_are_read_from_the_kernels_words() -> None:
     assert host.privileges("CapEff:\t000001ffffffffff\n", 0).level is Level.GOOD
     lacking = host.privileges("CapEff:\t0000000000000000\n", 1000)
     assert lacking.level is Level.BAD and "CAP_BPF" in lacking.text and "uid 1000" in lacking.text
+    blind = host.privileges("CapEff:\t000001fffff7ffff\n", 0)
+    assert blind.level is Level.BAD and "CAP_SYS_PTRACE" in blind.text and blind.remedy
 
 
 def test_cgroups_and_bpffs_are_found_in_the_mounts(tmp_path: Path) -> None:
