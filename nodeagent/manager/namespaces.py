@@ -49,7 +49,22 @@ class _Watched:
     """A cgroup of a workload, and where its processes were last seen."""
 
     steps: int = 0
+    threaded: bool = False
+    """Whether threads of its processes are in other namespaces than these."""
     inodes: dict[int, int] = field(default_factory=dict)
+
+    def census(self, directory: Path | None, *, threads: bool) -> dict[int, int]:
+        """``threads``: somebody was refused, and may be a thread that went elsewhere on its own. Where one was found
+        they are looked at from then on, until there is none: it costs a look at each thread.
+        """
+        if directory is None:
+            return {}
+        found = census(directory)
+        if threads or self.threaded:
+            whole = census(directory, threads=True)
+            self.threaded = whole.keys() > found.keys()
+            found = {**whole, **found}
+        return found
 
 
 class NodeNamespaces:
@@ -80,8 +95,7 @@ class NodeNamespaces:
             watched = self._watched.setdefault(cgroup, _Watched())
             watched.steps += 1
             if everywhere or watched.steps <= YOUNG_STEPS or cgroup % SHARES == turn:
-                directory = directories.get(cgroup)
-                found = census(directory) if directory is not None else {}
+                found = watched.census(directories.get(cgroup), threads=everywhere)
                 if found.keys() != watched.inodes.keys():
                     watched.steps = 1  # who moves may move on
                 watched.inodes = found

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 MAX_CGROUPS = 1024
 """Nested cgroups that one census of a workload looks into; a container that runs systemd has dozens."""
 MAX_PROCESSES = 65536
-"""Processes that one census of a workload looks at."""
+"""Processes, or threads, that one census of a workload looks at."""
 _NO_DIRECTORIES = 2
 """Links of a cgroup's directory that has no other in it."""
 
 
-def census(cgroup: Path) -> dict[int, int]:
+def census(cgroup: Path, *, threads: bool = False) -> dict[int, int]:
     """Inode of each network namespace -> a process in it, for the processes of the cgroup and of those nested in it.
 
-    A process counts with its main thread. What ends while we look is left out; nothing at all: nobody is in there.
+    A process counts with its main thread; with ``threads`` each of its threads does, and is what is named. What ends
+    while we look is left out; nothing at all: nobody is in there.
     """
     found: dict[int, int] = {}
     queue, looked, counted = [str(cgroup)], 0, 0
@@ -32,11 +34,18 @@ def census(cgroup: Path) -> dict[int, int]:
         except OSError:  # gone, or a threaded cgroup, whose processes are listed at its root
             continue
         for pid in pids:
-            counted += 1
-            if counted > MAX_PROCESSES:
-                return found
-            try:
-                found.setdefault(os.stat(f"/proc/{int(pid)}/ns/net").st_ino, int(pid))  # noqa: PTH116
-            except OSError:
-                continue
+            for task in _threads(int(pid)) if threads else (int(pid),):
+                counted += 1
+                if counted > MAX_PROCESSES:
+                    return found
+                with contextlib.suppress(OSError):
+                    found.setdefault(os.stat(f"/proc/{task}/ns/net").st_ino, task)  # noqa: PTH116
     return found
+
+
+def _threads(pid: int) -> list[int]:
+    """The main thread first."""
+    try:
+        return sorted((int(name) for name in os.listdir(f"/proc/{pid}/task")), key=lambda task: task != pid)  # noqa: PTH208
+    except OSError:
+        return []

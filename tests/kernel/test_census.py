@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,31 @@ def test_namespaces_of_a_cgroup_and_of_those_nested_in_it(lab: Lab) -> None:
         assert census(cgroup) == {inode(here): here, inode(there): there}
         assert census(nested) == {inode(there): there}
     assert census(lab.root / "absent") == {}
+
+
+WANDERER = """
+import ctypes, sys, threading
+def wander():
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0
+    print(threading.get_native_id(), flush=True)
+    sys.stdin.read()
+threading.Thread(target=wander).start()
+"""
+
+
+def test_a_thread_that_went_elsewhere_on_its_own(lab: Lab) -> None:
+    """The process is where its main thread is; who looks at threads finds both places."""
+    cgroup = lab.cgroup("web")
+    wanderer = ["sh", "-c", f'echo $$ > {cgroup}/cgroup.procs && exec "$@"', "sh", sys.executable, "-c", WANDERER]
+    with subprocess.Popen(wanderer, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        thread, main = int(started.stdout.readline()), started.pid
+        try:
+            assert census(cgroup) == {inode(main): main}
+            assert census(cgroup, threads=True) == {inode(main): main, inode(thread): thread}
+        finally:
+            started.kill()
+            started.wait()
 
 
 class Told:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.netns.lab import eventually, identity
+from tests.netns.pods import Pod
 from tests.netns.resources import from_principal, peer_authentication, policy
 from tests.netns.servers import echo, greeter, roundtrip
 from tests.netns.shop import PORT, TARGET_PORT, Family, Shop
@@ -158,3 +160,51 @@ def test_the_operator_sees_where_each_lives(town: Town) -> None:
     (line,) = [line for line in table.splitlines() if " walker " in line]
     assert str(town.walker.inode) in line.split()
     assert "network namespaces besides the node's: 2, of which 2 are served" in town.mesh.a.nodeagent("status")
+
+
+WANDERER = """
+import ctypes, socket, sys, threading, time
+place, address = sys.argv[1:]
+def wander():
+    with open(place) as namespace:
+        assert ctypes.CDLL(None).setns(namespace.fileno(), 0x40000000) == 0
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            connection = socket.create_connection((address, 80), 5)
+            break
+        except PermissionError:
+            assert time.monotonic() < deadline, "refused for ever"
+            time.sleep(0.02)
+    connection.sendall(b"from another thread")
+    print(connection.recv(100).decode(), flush=True)
+thread = threading.Thread(target=wander)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_thread_that_went_into_another_namespace_on_its_own(shop: Shop, family: Family) -> None:
+    """Refused until the agent has noticed, which the refusal makes it do; then it is served as who its process is."""
+    a = shop.mesh.a
+    since = a.access_position()
+    with Pod(shop.mesh, a, "elsewhere", 9) as pod, shop.server.serve(echo):
+        place = pod.site.netns_path
+        done = shop.client.run(sys.executable, "-c", WANDERER, place, shop.server.address(family))
+        assert done.stdout == b"from another thread\n", done.stderr.decode()
+        (line,) = eventually(
+            lambda: a.access(since=since, direction="outbound", src_workload="client"), what="the line"
+        )
+        assert line["src.identity"] == identity("client")
+
+
+def test_threads_that_went_elsewhere_do_not_hold_a_namespace(shop: Shop) -> None:
+    """Neither this one's nor another's: when they end it is let go."""
+    a = shop.mesh.a
+    with Pod(shop.mesh, a, "elsewhere", 9) as pod, shop.server.serve(echo):
+        done = shop.client.run(sys.executable, "-c", WANDERER, pod.site.netns_path, shop.server.v4)
+        assert done.returncode == 0, done.stderr.decode()
+        inode = pod.inode
+        eventually(
+            lambda: inode not in [p["inode"] for p in place_of(a, "client")], within=15, what="the namespace is let go"
+        )
