@@ -76,7 +76,7 @@ class Config:
     """Worker processes; 0: one a processor."""
     ports: Ports = field(default_factory=Ports)
     containers: Places = field(default_factory=Places)
-    """Where container runtimes keep their state: ``containers.oci`` (a list), ``.docker``, ``.podman``."""
+    """Where container runtimes keep their state: ``containers.oci`` (a list), ``.docker``, ``.podman`` and so on."""
     access_log: str = "stdout"
     """``stdout``, ``off`` or an absolute path."""
     log_level: str = "info"
@@ -240,6 +240,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "containers.oci": _patterns,
     "containers.docker": _path,
     "containers.podman": _path,
+    "containers.containerd": _path,
 }
 _SECTIONS: dict[str, type[Ports] | type[Places]] = {"ports": Ports, "containers": Places}
 

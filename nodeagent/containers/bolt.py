@@ -1,4 +1,4 @@
-"""Reading a bolt database (bbolt; podman's before 4.8): a copy-on-write tree of pages with one writer.
+"""Reading a bolt database (bbolt; podman's before 4.8, containerd's): a copy-on-write tree of pages with one writer.
 
 The format is that of bbolt's ``page.go``, ``node.go``, ``bucket.go`` and ``db.go``. Nothing of the file is trusted to
 make sense: what does not is a StateError.
@@ -6,27 +6,41 @@ make sense: what does not is a StateError.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, NamedTuple
 
 from nodeagent.containers.facts import StateError, check_owner
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 MAX_PAGES: Final = 65536
 """That one look at a bucket reads: a damaged file may lead in circles."""
+MAX_TRIES: Final = 5
+"""That a database is read while somebody writes to it."""
+MAX_PAGE_BYTES: Final = 65536
 _MAGIC: Final = 0xED0CDAED
 _PAGE = struct.Struct("<QHHI")
-_META = struct.Struct("<IIIIQQQQQ")
+_META = struct.Struct("<IIIIQQQQQQ")
 _BRANCH = struct.Struct("<IIQ")
 _LEAF = struct.Struct("<IIII")
 _BUCKET = struct.Struct("<QQ")
 _BRANCH_PAGE: Final = 1
 _LEAF_PAGE: Final = 2
 _IS_BUCKET: Final = 1
+_CHECKED: Final = _META.size - 8
+"""Bytes of a meta that its checksum is of."""
+
+
+class _Meta(NamedTuple):
+    """One of the two pages that say where the tree begins, and of which transaction it is."""
+
+    page_size: int
+    root: int
+    transaction: int
 
 
 def read_bolt(path: Path) -> bytes:
@@ -42,6 +56,66 @@ def read_bolt(path: Path) -> bytes:
     return data
 
 
+def read_beside_writer(path: Path) -> bytes:
+    """A snapshot of a database whose writer keeps the lock for itself as long as it runs. FileNotFoundError;
+    BlockingIOError if it was written to each time; StateError if it is not to be believed.
+
+    Pages of a transaction's tree are written over by the one after the next at the earliest (they are free from the
+    next on), which begins when the next has been committed. So if the last transaction that was committed is the same
+    after reading as before, nothing of its tree has been written to.
+    """
+    with path.open("rb") as stream:
+        check_owner(path, os.fstat(stream.fileno()))
+        for _ in range(MAX_TRIES):
+            before = _newest(stream)
+            stream.seek(0)
+            data = stream.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise StateError(f"{path}: larger than {MAX_BYTES} bytes")
+            if _newest(stream) == before:
+                return data
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def last_change(path: Path) -> tuple[int, int]:
+    """The file, and the last transaction that was committed to it (times of files are coarse). FileNotFoundError;
+    StateError.
+    """
+    with path.open("rb") as stream:
+        status = os.fstat(stream.fileno())
+        check_owner(path, status)
+        return status.st_ino, _newest(stream).transaction
+
+
+def _newest(stream: BinaryIO) -> _Meta:
+    return _meta(os.pread(stream.fileno(), 2 * MAX_PAGE_BYTES, 0))
+
+
+def _meta(data: bytes) -> _Meta:
+    """The last that was written whole. StateError if this is no bolt database."""
+    try:
+        size = int(_META.unpack_from(data, _PAGE.size)[2])
+        found = [(place + _PAGE.size, _META.unpack_from(data, place + _PAGE.size)) for place in (0, size)]
+    except struct.error as error:
+        raise StateError("not a bolt database, or cut short") from error
+    sound = [
+        _Meta(size, fields[4], fields[8])
+        for place, fields in found
+        if fields[0] == _MAGIC and fields[2] == size and fields[9] == _checksum(data[place : place + _CHECKED])
+    ]
+    if not sound:
+        raise StateError("not a bolt database")
+    return max(sound, key=lambda meta: meta.transaction)
+
+
+def _checksum(data: bytes) -> int:
+    """FNV-1a, 64 bits."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
 class Bucket:
     """Keys and values, and buckets in it, of one snapshot."""
 
@@ -54,15 +128,8 @@ class Bucket:
     @classmethod
     def root(cls, data: bytes) -> Bucket:
         """The outermost; StateError if this is no bolt database."""
-        try:
-            size = int(_META.unpack_from(data, _PAGE.size)[2])
-            metas = [_META.unpack_from(data, place + _PAGE.size) for place in (0, size)]
-        except struct.error as error:
-            raise StateError("not a bolt database, or cut short") from error
-        sound = [meta for meta in metas if meta[0] == _MAGIC and meta[2] == size]
-        if not sound:
-            raise StateError("not a bolt database")
-        return cls(data, size, max(sound, key=lambda meta: int(meta[8]))[4])
+        meta = _meta(data)
+        return cls(data, meta.page_size, meta.root)
 
     def bucket(self, key: bytes) -> Bucket | None:
         """A bucket in this one."""
@@ -76,6 +143,10 @@ class Bucket:
         for name, value, is_bucket in self._entries():
             if is_bucket:
                 yield name, self._nested(value)
+
+    def values(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys that are no buckets."""
+        return ((name, value) for name, value, is_bucket in self._entries() if not is_bucket)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""

@@ -17,6 +17,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}\Z")
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
+Signature = tuple[tuple[int, int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """One container that runs, or is about to."""
@@ -73,3 +76,15 @@ def texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     return {str(key): item for key, item in value.items() if isinstance(item, str)}
+
+
+def signature(files: tuple[Path, ...]) -> Signature:
+    """Of those that exist; another one when one of them changes."""
+    found = []
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.containers.docker import docker_labels
-from nodeagent.containers.facts import Container, StateError, is_container_id
+from nodeagent.containers.facts import Container, Signature, StateError, is_container_id, signature
 from nodeagent.containers.hooks import read_record
+from nodeagent.containers.labels import Labels
 from nodeagent.containers.oci import read_runtime
-from nodeagent.containers.podman import databases, podman_labels
 
 MAX_CONTAINERS: Final = 10_000
 """That are looked at in one place."""
 SHORT_ID: Final = 12
 """Characters of an id that are enough to name a container, as docker and podman show them."""
-
-_Signature = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +27,7 @@ class Places:
     """Directories with one directory for each container, of runc or crun."""
     docker: Path = Path("/var/lib/docker")
     podman: Path = Path("/var/lib/containers/storage")
+    containerd: Path = Path("/var/lib/containerd")
 
 
 class Containers:
@@ -40,10 +38,8 @@ class Containers:
         self._places = places
         self._records = records
         self._mount = mount
-        self._read: dict[Path, tuple[_Signature, Container | None]] = {}
-        self._docker: dict[str, dict[str, str]] = {}
-        self._podman: dict[str, dict[str, str]] = {}
-        self._podman_seen: _Signature = ()
+        self._read: dict[Path, tuple[Signature, Container | None]] = {}
+        self._labels = Labels(docker=places.docker, podman=places.podman, containerd=places.containerd)
         self._found: dict[str, Container] = {}
         self.looked_in: set[Path] = set()
         """Directories in which the last look looked: a container appears in one of them."""
@@ -54,15 +50,18 @@ class Containers:
         """Read what there is now."""
         problems: list[str] = []
         self.looked_in = {self._records}
-        seen: dict[Path, tuple[_Signature, Container | None]] = {}
+        seen: dict[Path, tuple[Signature, Container | None]] = {}
         found: dict[str, Container] = {}
         for path, files in self._states():
             container = self._state(path, files, seen, problems)
             if container is not None:
                 found[container.id] = _joined(found.get(container.id), container)
+        problems += self._labels.read(found.keys(), changed=seen != self._read)
         self._read = seen
-        self._found = {identifier: self._labelled(c, problems) for identifier, c in found.items()}
-        self._docker = {identifier: labels for identifier, labels in self._docker.items() if identifier in found}
+        self._found = {
+            identifier: Container(c.id, c.cgroups, {**c.labels, **self._labels.of(identifier)})
+            for identifier, c in found.items()
+        }
         self.problems = tuple(problems)
 
     def by_id(self, text: str) -> list[Container]:
@@ -96,12 +95,12 @@ class Containers:
         self,
         path: Path,
         files: tuple[Path, ...],
-        seen: dict[Path, tuple[_Signature, Container | None]],
+        seen: dict[Path, tuple[Signature, Container | None]],
         problems: list[str],
     ) -> Container | None:
-        signature, before = _signature(files), self._read.get(path)
+        current, before = signature(files), self._read.get(path)
         record = path.suffix == ".json"  # it counts as long as its cgroup exists, which the file does not tell
-        if before is not None and before[0] == signature and signature and not record:
+        if before is not None and before[0] == current and current and not record:
             seen[path] = before
             return before[1]
         try:
@@ -111,27 +110,10 @@ class Containers:
         except StateError as error:
             problems.append(str(error))
             return None
-        seen[path] = (signature, container)
+        seen[path] = (current, container)
         if container is None and not record:
             self.looked_in.add(path)  # its state is about to be written
         return container
-
-    def _labelled(self, container: Container, problems: list[str]) -> Container:
-        """With what docker and podman know of it. Their labels do not change."""
-        try:
-            if container.id not in self._docker:
-                found = docker_labels(self._places.docker, container.id)
-                if found is not None:
-                    self._docker[container.id] = found
-            seen = () if container.id in self._podman else _signature(databases(self._places.podman))
-            if seen and seen != self._podman_seen:
-                self._podman, self._podman_seen = podman_labels(self._places.podman), seen
-        except StateError as error:
-            problems.append(str(error))
-        labels = {
-            **container.labels, **self._docker.get(container.id, {}), **self._podman.get(container.id, {}),
-        }  # fmt: skip
-        return Container(container.id, container.cgroups, labels)
 
 
 def _joined(one: Container | None, other: Container) -> Container:
@@ -146,15 +128,3 @@ def _entries(directory: Path) -> list[Path]:
             return [Path(entry.path) for entry, _ in zip(found, range(MAX_CONTAINERS), strict=False)]
     except OSError:
         return []
-
-
-def _signature(files: tuple[Path, ...]) -> _Signature:
-    """Of those that exist; another one when one of them changes."""
-    found = []
-    for path in files:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-    return tuple(found)

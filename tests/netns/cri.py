@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h2.config
 import h2.connection
@@ -16,7 +16,7 @@ import h2.events
 
 from tests.support.pace import patient
 
-SERVICE = "/runtime.v1.RuntimeService/"
+SERVICE: Final = "/runtime.v1.RuntimeService/"
 CALL_SECONDS = patient(60.0)
 CHUNK = 65536
 NODE = 2
@@ -79,8 +79,8 @@ def _read_varint(stream: Iterator[int], byte: int) -> int:
     return value | byte << shift
 
 
-def call(address: Path, method: str, message: Message) -> dict[int, Any]:
-    """One call of the runtime service. CriError if it is refused."""
+def call(address: Path, method: str, message: Message, service: str = SERVICE) -> dict[int, Any]:
+    """One call, of the runtime service or another one. CriError if it is refused."""
     request = encode(message)
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
@@ -88,8 +88,8 @@ def call(address: Path, method: str, message: Message) -> dict[int, Any]:
         stream.settimeout(CALL_SECONDS)
         stream.connect(str(address))
         headers = {
-            ":method": "POST", ":scheme": "http", ":path": SERVICE + method, ":authority": "localhost",
-            "content-type": "application/grpc", "te": "trailers",
+            ":method": "POST", ":scheme": "http", ":path": service + method, ":authority": "localhost",
+            "content-type": "application/grpc", "te": "trailers", "containerd-namespace": "k8s.io",
         }  # fmt: skip
         connection.send_headers(1, list(headers.items()))
         connection.send_data(1, _PREFIX.pack(0, len(request)) + request, end_stream=True)

@@ -101,6 +101,7 @@ class Node:
             "NODEMESH_INSTANCE": self.name,
             "NODEMESH_CONTAINERS_OCI": ",".join(RUNTIMES).format(place=self.mesh.place.directory),
             "NODEMESH_CONTAINERS_DOCKER": str(self.mesh.place.directory / "docker/data"),
+            "NODEMESH_CONTAINERS_CONTAINERD": str(self.mesh.place.directory / "containerd/root"),
             "NODEMESH_CONTAINERS_PODMAN": str(self.mesh.place.directory / "podman/store"),
             "NODEMESH_ACCESS_LOG": str(self.access_log),
             "NODEMESH_LOG_LEVEL": "info",

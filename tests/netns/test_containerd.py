@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.netns import resources
+from nodeagent.containers.bolt import Bucket, read_beside_writer
+from nodeagent.containers.containerd import DATABASE
+from tests.netns import cri, resources
 from tests.netns.containerd import Ctr, Engine, Sandbox, containerd
 from tests.netns.lab import eventually, identity
 from tests.netns.pods import Pod
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 NUMBER = 51
 ROUNDS = 3
 SERVER_PORT = 8080
+TRANSACTIONS, LABELS = 400, 60
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,15 @@ def engine(shop: Shop) -> Iterator[Engine]:
         yield made
 
 
-@pytest.mark.parametrize("how", ["id", "annotations"])
+@pytest.mark.parametrize("how", ["id", "annotations", "labels"])
 def test_a_container_of_ctr(shop: Shop, engine: Engine, how: str, family: Family) -> None:
-    """In a network namespace of its own, by its id and by what its runtime is told."""
+    """In a network namespace of its own, by its id, by what its runtime is told, and by what only containerd knows."""
     told = {"role": "box", "place": shop.mesh.place.directory.name}
-    with Pod(shop.mesh, shop.mesh.a, "box", NUMBER) as pod, Ctr(engine, pod, annotations=told) as container:
+    annotations, labels = (told, {}) if how == "annotations" else ({}, told)
+    with (
+        Pod(shop.mesh, shop.mesh.a, "box", NUMBER) as pod,
+        Ctr(engine, pod, annotations=annotations, **labels) as container,
+    ):
         selectors: dict[str, Any] = {"containerId": container.id} if how == "id" else {"containerLabels": told}
         with boxed(shop, selectors=selectors, addresses=[pod.v4, pod.v6]):
             wait_enrolled(shop, pod.inode)
@@ -63,7 +72,7 @@ def test_a_container_in_the_network_of_the_host(shop: Shop, engine: Engine, fami
             assert {line["src.identity"] for line in lines} == {identity("box")}
 
 
-@pytest.mark.parametrize("how", ["uid", "annotations"])
+@pytest.mark.parametrize("how", ["uid", "annotations", "labels"])
 def test_a_pod_from_its_first_connection_on(shop: Shop, engine: Engine, town: Town, how: str, family: Family) -> None:
     """The only act of its container is a connection that would reach the server past the mesh as well."""
     mesh, since = shop.mesh, shop.mesh.a.access_position()
@@ -80,9 +89,50 @@ def test_a_pod_from_its_first_connection_on(shop: Shop, engine: Engine, town: To
         counted(shop, town, since, ROUNDS)
 
 
+def test_what_is_read_beside_containerd_is_of_one_transaction(engine: Engine) -> None:
+    """It writes as fast as it can: each transaction gives the labels of a namespace, some pages of them, one number."""
+    service = "/containerd.services.namespaces.v1.Namespaces/"
+    done = threading.Event()
+
+    def put(number: int, method: str = "Update") -> None:
+        labels = cri.Map({f"label-{place}": f"{number:0200}" for place in range(LABELS)})
+        cri.call(engine.socket, method, {1: {1: "written", 2: labels}}, service)
+
+    def write() -> None:
+        try:
+            for number in range(TRANSACTIONS):
+                put(number)
+        finally:
+            done.set()
+
+    put(0, "Create")
+    writer = threading.Thread(target=write)
+    writer.start()
+    path, seen = engine.place / "root" / DATABASE, set[bytes]()
+    while not done.is_set():
+        with contextlib.suppress(BlockingIOError):
+            bucket = _inside(Bucket.root(read_beside_writer(path)), b"v1", b"written", b"labels")
+            values = {value for _, value in bucket.values()}
+            assert len(values) == 1, "pages of two transactions"
+            seen |= values
+    writer.join()
+    assert len(seen) > TRANSACTIONS / 20, "it was read while it was written to"
+    cri.call(engine.socket, "Delete", {1: "written"}, service)
+
+
+def _inside(bucket: Bucket, *path: bytes) -> Bucket:
+    for key in path:
+        found = bucket.bucket(key)
+        assert found is not None, key
+        bucket = found
+    return bucket
+
+
 def _selectors(how: str, uid: str) -> dict[str, Any]:
     if how == "uid":
         return {"podUid": uid}
+    if how == "labels":  # as kubelet gives them; they are in containerd's database alone
+        return {"containerLabels": {"io.kubernetes.container.name": "web", "io.kubernetes.pod.uid": uid}}
     return {"containerLabels": {"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.sandbox-uid": uid}}
 
 

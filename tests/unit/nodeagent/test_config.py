@@ -38,7 +38,7 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
             addresses: [10.0.0.1, "fd00::1", "::ffff:10.0.0.2"]
             workers: 3
             ports: {outbound: 1, tunnel: 2, admin: 3, metrics: 4, ready: 5}
-            containers: {oci: [/run/x, "/run/y/*"], docker: /d, podman: /p}
+            containers: {oci: [/run/x, "/run/y/*"], docker: /d, podman: /p, containerd: /c}
             access_log: off
             log_level: DEBUG
             drain_seconds: 1.5
@@ -60,7 +60,7 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         addresses=("10.0.0.1", "fd00::1", "10.0.0.2"),
         workers=3,
         ports=Ports(outbound=1, tunnel=2, admin=3, metrics=4, ready=5),
-        containers=Places(oci=("/run/x", "/run/y/*"), docker=Path("/d"), podman=Path("/p")),
+        containers=Places(oci=("/run/x", "/run/y/*"), docker=Path("/d"), podman=Path("/p"), containerd=Path("/c")),
         access_log="off",
         log_level="debug",
         drain_seconds=1.5,
@@ -119,7 +119,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("workers: true", "expected a number"),
         ("capture: maybe", "neither true nor false"),
         ("ports: 15001", "expected outbound"),
-        ("containers: 1", "expected oci, docker, podman"),
+        ("containers: 1", "expected oci, docker, podman, containerd"),
         ("containers: {oci: 3}", "expected a list"),
         ("containers: {oci: [run]}", "not an absolute path"),
         ("containers: {dokcer: /x}", "did you mean 'containers.docker'"),

@@ -1,10 +1,11 @@
-"""State of runtimes as they write it, in a temporary directory. ``data`` has what docker 20.10, runc 1.1, crun 1.8 and
-podman 4.3 wrote, shortened."""
+"""State of runtimes as they write it, in a temporary directory. ``data`` has what docker 20.10, runc 1.1, crun 1.8,
+podman 4.3 and containerd 1.6 wrote, shortened."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,28 @@ def podman(root: Path) -> Path:
     path.write_bytes(gzip.decompress((DATA / "bolt_state.db.gz").read_bytes()))
     path.chmod(0o600)
     return path
+
+
+def containerd(root: Path) -> Path:
+    """containerd's database: ``solo`` with the labels app=web and tier=z, ``bare``, and ``twice`` in two namespaces."""
+    path = root / "io.containerd.metadata.v1.bolt/meta.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.decompress((DATA / "containerd-meta.db.gz").read_bytes()))
+    path.chmod(0o644)
+    return path
+
+
+def commit(path: Path) -> None:
+    """Another transaction of a bolt database, which changes nothing."""
+    data = path.read_bytes()
+    page = struct.unpack_from("<I", data, 16 + 8)[0]
+    newest = max((0, page), key=lambda place: struct.unpack_from("<Q", data, place + 16 + 48)[0])
+    meta = bytearray(data[newest + 16 : newest + 16 + 56])
+    transaction = struct.unpack_from("<Q", meta, 48)[0] + 1
+    struct.pack_into("<Q", meta, 48, transaction)
+    value = 0xCBF29CE484222325
+    for byte in meta:
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    with path.open("r+b") as stream:
+        stream.seek(transaction % 2 * page + 16)
+        stream.write(bytes(meta) + struct.pack("<Q", value))

@@ -22,8 +22,9 @@ class Host:
 
     def __init__(self, place: Path) -> None:
         self.mount, self.runc, self.records = place / "cgroup", place / "runtime/runc", place / "records"
-        self.docker, self.podman = place / "docker", place / "podman"
-        places = Places(oci=(f"{place}/runtime/*",), docker=self.docker, podman=self.podman)
+        self.docker, self.podman, self.containerd = place / "docker", place / "podman", place / "containerd"
+        runtimes = (f"{place}/runtime/*",)
+        places = Places(oci=runtimes, docker=self.docker, podman=self.podman, containerd=self.containerd)
         self.containers = Containers(places, self.records, self.mount)
 
     def ids(self, **labels: str) -> list[str]:
@@ -89,6 +90,21 @@ def test_podman_is_asked_again_when_its_database_changed(host: Host) -> None:
     assert host.ids(app="web") == []
     made.podman(host.podman)
     assert host.ids(app="web") == [PODMAN_ID]
+
+
+def test_labels_of_containerd_are_read_when_a_container_comes(host: Host) -> None:
+    made.runc(host.runc, host.mount, "plain")
+    database = made.containerd(host.containerd)
+    assert host.ids(app="web") == []
+    made.runc(host.runc, host.mount, "solo")
+    assert host.ids(app="web", tier="z") == ["solo"]
+    database.unlink()
+    database.write_bytes(b"")
+    database.chmod(0o644)
+    assert host.ids(app="web") == ["solo"], "what is known stays known"
+    made.runc(host.runc, host.mount, "other")
+    host.containers.look()
+    assert any("not a bolt database" in problem for problem in host.containers.problems)
 
 
 def test_what_a_hook_was_told_counts_until_its_cgroup_is_gone(host: Host) -> None:
