@@ -119,7 +119,7 @@ class Ctr(Container):
         super().__init__(pod, **labels)
         self.engine = engine
         self.annotations = annotations or {}
-        self.network = ("--with-ns", f"network:{pod.site.netns_path}")
+        self.network: tuple[str, ...] = ("--with-ns", f"network:{pod.site.netns_path}")
 
     def command(self) -> list[str]:
         said = [part for key, value in self.labels.items() for part in ("--label", f"{key}={value}")]
@@ -169,20 +169,17 @@ class Sandbox:
         self.id = self.call("RunPodSandbox", {1: self._config})[1].decode()
         return self
 
-    def start(self, *command: str) -> None:
-        """A container in it, named ``web``. CriError if the runtime gives it up."""
+    def create(self, *command: str) -> None:
+        """A container in it, named ``web``, which is not started yet."""
         labels = cri.Map({"io.kubernetes.container.name": "web", "io.kubernetes.pod.uid": self.uid, **self.labels})
-        container: dict[int, Any] = {1: {1: "web"}, 2: {1: IMAGE}, 9: labels, 15: {2: {3: {1: cri.NODE}}}}
-        if command:
-            container[3] = list(command)
+        network = {2: {3: {1: cri.NODE}}}
+        container = {1: {1: "web"}, 2: {1: IMAGE}, 3: list(command), 9: labels, 15: network}
         made = self.call("CreateContainer", {1: self.id, 2: container, 3: self._config})
         self.container = made[1].decode()
-        self.call("StartContainer", {1: self.container})
 
-    def run(self, *argv: str) -> tuple[int, str]:
-        """Something more in the container: its exit status, and what it said."""
-        done = self.call("ExecSync", {1: self.container, 2: list(argv), 3: 30})
-        return int(done.get(3, 0)), (done.get(1, b"") + done.get(2, b"")).decode()
+    def start(self) -> None:
+        """Start the container: its runtime makes it, hooks run, its program begins. CriError if that is given up."""
+        self.call("StartContainer", {1: self.container})
 
     def __exit__(self, *_: object) -> None:
         for method in ("StopPodSandbox", "RemovePodSandbox"):

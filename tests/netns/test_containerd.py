@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from nodeagent.containers.bolt import Bucket, read_beside_writer
 from nodeagent.containers.containerd import DATABASE
 from tests.netns import cri, resources
 from tests.netns.containerd import Ctr, Engine, Sandbox, containerd
-from tests.netns.lab import eventually, identity
+from tests.netns.lab import Node, eventually, identity
 from tests.netns.pods import Pod
 from tests.netns.reading import debug
 from tests.netns.servers import http_hello
@@ -26,7 +28,6 @@ from tests.netns.town import town as make_town
 
 pytestmark = pytest.mark.timeout(300)
 NUMBER = 51
-ROUNDS = 3
 SERVER_PORT = 8080
 TRANSACTIONS, LABELS = 400, 60
 
@@ -74,19 +75,42 @@ def test_a_container_in_the_network_of_the_host(shop: Shop, engine: Engine, fami
 
 @pytest.mark.parametrize("how", ["uid", "annotations", "labels"])
 def test_a_pod_from_its_first_connection_on(shop: Shop, engine: Engine, town: Town, how: str, family: Family) -> None:
-    """The only act of its container is a connection that would reach the server past the mesh as well."""
-    mesh, since = shop.mesh, shop.mesh.a.access_position()
-    address = family.form(town.near.v4, town.near.v6)
-    with town.serve("near", greet_and_close) as server:
-        for number in range(1, ROUNDS + 1):
-            uid = str(uuid.uuid4())
-            with mesh.applied(resources.workload("box", mesh.a.name, selectors=_selectors(how, uid))):
-                eventually(lambda: _cgroups(shop, "box") is not None, what="the agent knows of the workload")
-                with Sandbox(engine, uid) as pod:
-                    pod.start("nc", address, str(SERVER_PORT))
-                    eventually(lambda n=number: len(server.connections) == n, what="the container has connected")
-                    eventually(lambda n=number: _inbound(shop, since) >= n, what="it is in the log")
-        counted(shop, town, since, ROUNDS)
+    """The only act of its container is a connection that would reach the server past the mesh as well. The agent stands
+    still while the pod comes: without the hook the container would not wait for it.
+    """
+    mesh, since, uid = shop.mesh, shop.mesh.a.access_position(), str(uuid.uuid4())
+    box = resources.workload("box", mesh.a.name, selectors=_selectors(how, uid))
+    with town.serve("near", greet_and_close) as server, mesh.applied(box):
+        eventually(lambda: _cgroups(shop, "box") is not None, what="the agent knows of the workload")
+        with stopped(mesh.a), Sandbox(engine, uid) as pod:
+            pod.create("nc", family.form(town.near.v4, town.near.v6), str(SERVER_PORT))
+            starting = threading.Thread(target=pod.start)
+            starting.start()
+            record = f"*.containers/{pod.container}.json"
+            records = Path(mesh.a.settings["NODEMESH_RUN_DIR"])
+            eventually(lambda: list(records.glob(record)) or not starting.is_alive(), what="the hook waits")
+            assert starting.is_alive() and not server.connections, "the container did not wait for the agent"
+            go_on(mesh.a)
+            eventually(lambda: len(server.connections) == 1, within=20, what="the container has connected")
+            starting.join()
+            counted(shop, town, since, 1)
+
+
+def go_on(node: Node) -> None:
+    """Let the agent run on."""
+    assert node.agent is not None
+    node.agent.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def stopped(node: Node) -> Iterator[None]:
+    """Its manager, which captures cgroups, stands still until it may go on, at the end of the block at the latest."""
+    assert node.agent is not None
+    node.agent.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        go_on(node)
 
 
 def test_what_is_read_beside_containerd_is_of_one_transaction(engine: Engine) -> None:
@@ -139,7 +163,3 @@ def _selectors(how: str, uid: str) -> dict[str, Any]:
 def _cgroups(shop: Shop, name: str) -> list[int] | None:
     rows = [row for row in debug(shop.mesh.a.outside, "/debug/workloads") if row["name"] == name]
     return [cgroup for row in rows for cgroup in row["cgroups"]] if rows else None
-
-
-def _inbound(shop: Shop, since: int) -> int:
-    return len(shop.mesh.a.access(since=since, dst_workload="near", direction="inbound"))
