@@ -7,12 +7,13 @@ import secrets
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from tests.demo import boundaries, checks, guide
 from tests.demo.cast import Cast
 from tests.demo.stage import BUILD, Stage
-from tests.netns.lab import Mesh
+from tests.netns.lab import Mesh, Node
 from tests.netns.place import Place, PlaceError
 
 UP = "up"
@@ -92,12 +93,15 @@ def _raise_curtain(stage: Stage, mesh: Mesh) -> Cast:
 def _remove_politely(stage: Stage, mesh: Mesh) -> None:
     """Stop the agents by SIGTERM and let `nodeagent unload` take the BPF programs away: the product's own way out."""
 
+    def leave(node: Node) -> None:
+        checks.expect(node.agent is not None, f"the agent of {node.name} does not run")
+        status = node.stop_agent()
+        checks.expect(status == 0, f"the agent of {node.name} ended with {status}")
+        node.nodeagent("unload")
+
     def unload() -> str:
-        for node in mesh.nodes:
-            checks.expect(node.agent is not None, f"the agent of {node.name} does not run")
-            status = node.stop_agent()
-            checks.expect(status == 0, f"the agent of {node.name} ended with {status}")
-            node.nodeagent("unload")
+        with ThreadPoolExecutor(len(mesh.nodes)) as side_by_side:
+            list(side_by_side.map(leave, mesh.nodes))
         pins = [path for path in (mesh.place.bpffs / "nodemesh").glob("*") if path.exists()]
         checks.expect(not pins, f"still pinned: {pins}")
         return "agents stopped in order, no program, map or link is pinned any more"

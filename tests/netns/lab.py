@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -230,8 +231,8 @@ class Mesh:
         try:
             self.start_control()
             self.apply(*(written.node(node.name, node.v4, node.v6) for node in self.nodes))
-            for node in self.nodes:
-                node.start_agent()
+            with ThreadPoolExecutor(len(self.nodes)) as side_by_side:  # each is a chain of programs that start
+                list(side_by_side.map(Node.start_agent, self.nodes))
             for node in self.nodes:
                 node.wait_ready()
         except BaseException:
