@@ -167,6 +167,8 @@ int mesh_splice_admit(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
+static const struct mesh_splice_flow mesh_splice_blank = {};
+
 /* The counts of a leg that is some messages old. What the agent has read follows from the application's numbers: its own
  * socket is read by nobody else, and not now. What the application has read was counted from the beginning. Nothing of the
  * agent's may be on its way, so that the application's socket is still. */
@@ -184,7 +186,6 @@ static __always_inline int mesh_splice_join(struct mesh_splice_flow *flow, const
 	ours->base = agent->write_seq - (__u32)app->bytes_received;
 	ours->read = (__u32)(agent->copied_seq - theirs->base);
 	ours->role = agents;
-	ours->flow = flow->end[0].cookie;
 	inward->consumed = ours->read;
 	inward->reader = MESH_SPLICE_READ;
 	outward->consumed = *(const volatile __u64 *)&theirs->read;
@@ -226,15 +227,12 @@ static __always_inline int mesh_splice_prepare_leg(struct __sk_buff *skb, struct
 	if (answer != MESH_SPLICE_DONE)
 		goto release;
 	cookie = flow->end[1].cookie;
-	answer = MESH_SPLICE_FULL;
-	if (bpf_map_update_elem(&mesh_spl_flow, &id, flow, BPF_NOEXIST))
-		ours->flow = 0;
-	else if (apps == MESH_SPLICE_SERVER && bpf_map_update_elem(&mesh_spl_server, &cookie, &id, BPF_ANY))
-		bpf_map_delete_elem(&mesh_spl_flow, &id);
-	else
-		answer = MESH_SPLICE_DONE;
-	if (answer == MESH_SPLICE_DONE)
-		theirs->flow = id;
+	if (apps == MESH_SPLICE_SERVER && bpf_map_update_elem(&mesh_spl_server, &cookie, &id, BPF_ANY)) {
+		answer = MESH_SPLICE_FULL;
+		goto release;
+	}
+	ours->flow = id;
+	theirs->flow = id;
 release:
 	if (agent)
 		bpf_sk_release(agent);
@@ -242,36 +240,52 @@ release:
 	return answer;
 }
 
-static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const struct mesh_splice_request *request)
+/* The flow between two applications: its client's end is there already. */
+static __always_inline int mesh_splice_prepare_both(struct __sk_buff *skb, struct mesh_splice_flow *flow)
 {
-	struct mesh_splice_flow flow = {};
+	struct bpf_sock *sk = mesh_splice_find(skb, &flow->end[0]);
 	int answer = MESH_SPLICE_NO_SOCKET;
 	struct mesh_splice_socket *mine;
-	__u64 id = request->flow;
-	struct bpf_sock *sk;
 
-	flow.owner = request->owner;
-	flow.end[0].cookie = id;
-	flow.end[0].app = request->app;
-	flow.end[0].agent = request->agent;
-	flow.end[0].netns = request->netns[0];
-	flow.end[1].netns = request->netns[1];
-	if (request->operation != MESH_SPLICE_PREPARE) {
-		flow.end[1].app = request->agent;
-		flow.end[1].agent = request->app;
-		return mesh_splice_prepare_leg(skb, &flow, request->operation == MESH_SPLICE_PREPARE_ACCEPTED ?
-							   MESH_SPLICE_CLIENT : MESH_SPLICE_SERVER);
-	}
-	sk = mesh_splice_find(skb, &flow.end[0]);
 	if (!sk)
 		return answer;
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	if (mine && mine->role == MESH_SPLICE_CLIENT && !mine->flow) {
-		answer = bpf_map_update_elem(&mesh_spl_flow, &id, &flow, BPF_NOEXIST) ? MESH_SPLICE_FULL : MESH_SPLICE_DONE;
-		if (answer == MESH_SPLICE_DONE)
-			mine->flow = id;
+		mine->flow = flow->end[0].cookie;
+		answer = MESH_SPLICE_DONE;
 	}
 	bpf_sk_release(sk);
+	return answer;
+}
+
+/* A flow is filled in where it lies (it would not fit on the stack): nobody finds it before a socket names it. */
+static __always_inline int mesh_splice_prepare(struct __sk_buff *skb, const struct mesh_splice_request *request)
+{
+	struct mesh_splice_flow *flow;
+	__u64 id = request->flow;
+	int answer;
+
+	if (bpf_map_update_elem(&mesh_spl_flow, &id, &mesh_splice_blank, BPF_NOEXIST))
+		return MESH_SPLICE_FULL;
+	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	if (!flow)
+		return MESH_SPLICE_FULL;
+	flow->owner = request->owner;
+	flow->end[0].cookie = id;
+	flow->end[0].app = request->app;
+	flow->end[0].agent = request->agent;
+	flow->end[0].netns = request->netns[0];
+	flow->end[1].netns = request->netns[1];
+	if (request->operation == MESH_SPLICE_PREPARE) {
+		answer = mesh_splice_prepare_both(skb, flow);
+	} else {
+		flow->end[1].app = request->agent;
+		flow->end[1].agent = request->app;
+		answer = mesh_splice_prepare_leg(skb, flow, request->operation == MESH_SPLICE_PREPARE_ACCEPTED ?
+								    MESH_SPLICE_CLIENT : MESH_SPLICE_SERVER);
+	}
+	if (answer != MESH_SPLICE_DONE)
+		bpf_map_delete_elem(&mesh_spl_flow, &id);
 	return answer;
 }
 
