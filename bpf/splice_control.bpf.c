@@ -134,6 +134,7 @@ static __always_inline void mesh_splice_insert(struct mesh_splice_flow *flow, __
 
 	if (!(flags & MESH_SPLICE_ENTERING) || flags & barred)
 		return;
+	mesh_splice_inward(flow, role)->socket = (__u64)sk;
 	if (bpf_map_update_elem(&mesh_spl_hash, &cookie, sk, BPF_ANY)) {
 		mesh_splice_out(flow, MESH_SPLICE_OUT_REFUSED);
 		return;

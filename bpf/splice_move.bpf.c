@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* sk_msg: for each message that a spliced socket sends, where it goes. Fails to PASS: the agent relays. */
-#include "include/splice_state.h"
+#include "include/splice_turn.h"
 
 extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym;
 
@@ -177,6 +177,8 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 		mesh_splice_count(MESH_SPLICE_COUNT_GONE, 1);
 		return false;
 	}
+	if (!(flow->flags & MESH_SPLICE_LEG))
+		mesh_splice_knock(way, config);
 	way->redirected += size;
 	way->messages++;
 	way->active = bpf_ktime_get_coarse_ns();

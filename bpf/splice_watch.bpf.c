@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* What happens to the sockets of flows: they come to be (sockops), are read (tp_btf), or do what a spliced socket
  * cannot (setsockopt, splice(2), FIONREAD). None of these refuses a connection; without them a flow is relayed. */
-#include "include/splice_state.h"
+#include "include/splice_turn.h"
 
 static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 flow, __u32 role,
 					     bool leg)
@@ -165,11 +165,13 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 		saw |= MESH_SPLICE_READY;
 	if ((way->reader & saw) != saw)
 		__sync_fetch_and_or(&way->reader, saw);
-	if (length <= 0)
-		return 0;
-	mesh_splice_consume(way, consumed);
-	if (way->charged && consumed >= way->tail)
-		mesh_splice_discharge(way);
+	if (length > 0) {
+		mesh_splice_consume(way, consumed);
+		if (way->charged && consumed >= way->tail)
+			mesh_splice_discharge(way);
+	}
+	if (way->spliced && length && !(flow->flags & MESH_SPLICE_LEG))
+		mesh_splice_yield(way, sk, length < 0);
 	return 0;
 }
 
@@ -247,20 +249,6 @@ static __always_inline struct mesh_splice_flow *mesh_splice_of(unsigned int numb
 	*role = server ? MESH_SPLICE_SERVER : MESH_SPLICE_CLIENT;
 	id = server ? *server : cookie;
 	return bpf_map_lookup_elem(&mesh_spl_flow, &id);
-}
-
-/* Whether redirected bytes wait in the socket. */
-static __always_inline bool mesh_splice_holds(struct sock *sk)
-{
-	/* The lowest bits of the pointer say what it points to: for a socket in a map, an sk_psock. */
-	__u64 psock = (__u64)BPF_CORE_READ(sk, sk_user_data) & ~7ULL;
-	__u64 list = psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
-	__u64 next = 0;
-
-	if (!psock)
-		return false;
-	bpf_probe_read_kernel(&next, sizeof(next), (void *)list);
-	return next && next != list;
 }
 
 /* TCP's own queue is read, by recvmsg() or by splice(2), which does not see redirected bytes: it would block, or find

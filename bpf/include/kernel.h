@@ -56,6 +56,7 @@ struct sock {
 
 struct list_head {
 	struct list_head *next;
+	struct list_head *prev;
 };
 
 struct sk_psock {

@@ -30,6 +30,12 @@
 /* A PASS holds for this many bytes. The kernel keeps a verdict until all of its bytes are sent: without this a
  * non-blocking sender of large buffers, whose sends always end in EAGAIN, would never be asked again. */
 #define MESH_SPLICE_STEP (32 << 10)
+/* Nanoseconds that a reader waits for the message of a sender that knocked: it is on its way. */
+#define MESH_SPLICE_ENTRY 4000
+/* ... that one waits that found nothing: less than its sleeping and being woken take, */
+#define MESH_SPLICE_MOMENT 20000
+/* ... once that was long enough so many times in a row. */
+#define MESH_SPLICE_PROMPT 4
 /* Unsent bytes that an application's socket may hold before it counts as full (TCP_NOTSENT_LOWAT, unless the
  * application set its own): they would have to be relayed before the next splice. */
 #define MESH_SPLICE_UNSENT (64 << 10)
@@ -100,6 +106,14 @@ struct mesh_splice_way {
 	__u32 spliced; /* 1: SPLICED, 0: PASS (sticky until everything is read) */
 	__u32 reader; /* enum mesh_splice_reader; atomic */
 	__u32 switches; /* times that it became SPLICED */
+	/* Turns at the reader's socket (splice_turn.h). Nothing is decided by them. */
+	__u32 knocked; /* the sender waits for the reader to come out */
+	__u64 socket; /* address of the reader's struct sock: only looked at, because it may be gone */
+	__u64 dry; /* CLOCK_MONOTONIC nanoseconds: since then the reader has found nothing; 0: there was more */
+	__u64 calm; /* ...: the sender does not wait for the reader before that */
+	__u32 prompt; /* times in a row, MESH_SPLICE_PROMPT at most, that more came within a moment of `dry` */
+	__u32 sender; /* processor of the last redirect */
+	__u32 receiver; /* ... of the last read */
 	__u32 pad;
 };
 
@@ -138,7 +152,7 @@ struct mesh_splice_config {
 	__u32 flags; /* enum mesh_splice_switch */
 	__s32 ioctl_call; /* number of ioctl(2) */
 	__u32 pad;
-	__u32 patience; /* nanoseconds that a sender may be held for its receiver to catch up; 0 on one CPU */
+	__u32 patience; /* nanoseconds that a sender may be held for its receiver to catch up; 0 on one CPU: nobody waits */
 };
 
 enum mesh_splice_operation {
@@ -192,8 +206,8 @@ enum mesh_splice_count {
 };
 
 _Static_assert(sizeof(struct mesh_splice_socket) == 24, "mesh_splice_socket");
-_Static_assert(sizeof(struct mesh_splice_way) == 96, "mesh_splice_way");
-_Static_assert(sizeof(struct mesh_splice_flow) == 2 * 96 + 2 * 56 + 8, "mesh_splice_flow");
+_Static_assert(sizeof(struct mesh_splice_way) == 136, "mesh_splice_way");
+_Static_assert(sizeof(struct mesh_splice_flow) == 2 * 136 + 2 * 56 + 8, "mesh_splice_flow");
 _Static_assert(sizeof(struct mesh_splice_request) == 64, "mesh_splice_request");
 _Static_assert(MESH_SPLICE_COUNT_END <= MESH_SPLICE_COUNTERS, "more counters than slots");
 
