@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, BaseProtocol, Server
+from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ from nodeagent.capture.inbound import SteerTable
 from nodeagent.dns.io.service import DnsService
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.relay.io.accepting import Listener, ListenError, listen, listen_for_apps, spread
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.plaintext import Plaintext
-from nodeagent.relay.io.sockets import ListenError, listen, make_inside, spread
+from nodeagent.relay.io.poller import Poller
+from nodeagent.relay.io.sockets import make_inside
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 
@@ -45,9 +47,10 @@ class Doors:
 class Listeners:
     """Of one worker in one namespace: the agent's own, or that of a workload."""
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop, poller: Poller) -> None:
         self._loop = loop
-        self._servers: list[Server] = []
+        self._poller = poller
+        self._servers: list[Listener] = []
         self._workers = 1
         self._tunnels = False
         self._plaintext = False
@@ -57,28 +60,28 @@ class Listeners:
         """Who answers DNS questions in the namespace of a workload."""
         self._cookie = 0
 
-    async def open_captured(self, outbound: Outbound, port: int, inside: Namespace | None = None) -> None:
+    def open_captured(self, outbound: Outbound, port: int, inside: Namespace | None = None) -> None:
         """Where captured connections arrive. ListenError, and then none of them is open."""
-        await self._on_loopback(lambda: outbound.leg(inside), port, inside)
+        self._on_loopback(lambda: outbound.leg(inside), port, inside)
         self.captures = True
 
-    async def open_plaintext(
+    def open_plaintext(
         self, plaintext: Plaintext, port: int, steers: SteerTable, inside: Namespace | None = None
     ) -> None:
         """Where the kernel brings plaintext of the namespace. ListenError, BpfError."""
         cookie = (inside or own()).cookie
-        for server, ip in await self._on_loopback(lambda: plaintext.leg(inside), port, inside):
+        for server, ip in self._on_loopback(lambda: plaintext.leg(inside), port, inside):
             for handle in server.sockets:
                 steers.add(cookie, handle.fileno(), v6=":" in ip)
 
-    async def _on_loopback(
+    def _on_loopback(
         self, leg: Callable[[], BaseProtocol], port: int, inside: Namespace | None
-    ) -> list[tuple[Server, str]]:
-        opened: list[tuple[Server, str]] = []
+    ) -> list[tuple[Listener, str]]:
+        opened: list[tuple[Listener, str]] = []
         for ip in ("127.0.0.1", "::1"):
             address = SocketAddress(ip, port)
             try:
-                opened.append((await listen(self._loop, leg, address, reset_on_close=True, inside=inside), ip))
+                opened.append((listen_for_apps(self._poller, leg, address, inside), ip))
             except ListenError:
                 if address.family == 4 or HOST_HAS_IPV6:
                     for server, _ in opened:
@@ -94,10 +97,7 @@ class Listeners:
     ) -> None:
         """Where other agents connect. ListenError."""
         for ip in addresses:
-            address = SocketAddress(ip, port)
-            self._add(
-                await listen(self._loop, lambda: inbound.tunnel(inside), address, reset_on_close=False, inside=inside)
-            )
+            self._add(await listen(self._loop, lambda: inbound.tunnel(inside), SocketAddress(ip, port), inside))
         self._tunnels = True
 
     async def open_inside(self, namespace: Namespace, doors: Doors) -> str:
@@ -105,12 +105,12 @@ class Listeners:
         ListenError if captured connections cannot be accepted.
         """
         if not self.captures:
-            await self.open_captured(doors.outbound, doors.outbound_port, namespace)
+            self.open_captured(doors.outbound, doors.outbound_port, namespace)
         problems = []
         if not self._plaintext:
             try:
                 with closing(doors.steers()) as steers:
-                    await self.open_plaintext(doors.plaintext, doors.plaintext_port, steers, namespace)
+                    self.open_plaintext(doors.plaintext, doors.plaintext_port, steers, namespace)
                 self._plaintext = True
             except (ListenError, LoaderError) as error:
                 problems.append(f"clients outside the mesh are refused: {error}")
@@ -144,6 +144,6 @@ class Listeners:
             self.answers.close(self._cookie)
             self.answers = None
 
-    def _add(self, server: Server) -> None:
+    def _add(self, server: Listener) -> None:
         self._servers.append(server)
         spread(server, self._workers)

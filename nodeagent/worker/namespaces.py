@@ -13,8 +13,10 @@ from control.wire.address import SocketAddress
 from nodeagent.channel import NamespaceEntry, Namespaces, NamespaceState
 from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.relay.io.accepting import ListenError
 from nodeagent.relay.io.departures import LINGER_SECONDS, Departures
-from nodeagent.relay.io.sockets import ListenError, has_address
+from nodeagent.relay.io.poller import Poller
+from nodeagent.relay.io.sockets import has_address
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.worker.listeners import Doors, Listeners
 
@@ -54,9 +56,10 @@ class _Leaving:
 class Inhabited:
     """The namespaces of one worker, and who lives in which (``relay.io.services.Homes``)."""
 
-    def __init__(self, loop: AbstractEventLoop, tasks: Tasks) -> None:
+    def __init__(self, loop: AbstractEventLoop, tasks: Tasks, poller: Poller) -> None:
         self._loop = loop
         self._tasks = tasks
+        self._poller = poller
         self._wanted: dict[int, NamespaceEntry] = {}
         self._homes: Mapping[str, tuple[int, ...]] = {}
         self._places: dict[int, _Place] = {}
@@ -116,7 +119,7 @@ class Inhabited:
         """Open a namespace, or what is missing of one. Whatever fails is told, and tried again at the next tick."""
         place = self._places.get(entry.cookie)
         if place is None:
-            place = _Place(None, Listeners(self._loop))
+            place = _Place(None, Listeners(self._loop, self._poller))
             place.listeners.spread(self._workers)
         try:
             if place.namespace is None:

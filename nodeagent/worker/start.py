@@ -32,6 +32,7 @@ from nodeagent.relay.io.departures import Departures
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.plaintext import Plaintext
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.sockets import make_inside, orderly_close
 from nodeagent.relay.io.splicing import Splicing
@@ -56,6 +57,7 @@ class Known:
 
     loop: AbstractEventLoop
     tasks: Tasks
+    poller: Poller
     state: NodeState
     certificates: SvidStore
     enrolled: Mapping[int, str]
@@ -69,8 +71,9 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     authorizer = Authorizer(known.state)
     tracker = Tracker(known.state, authorizer, known.metrics, log, time.time)
     services = Services(
-        node=start.node, tasks=known.tasks, state=known.state, authorizer=authorizer, tracker=tracker,
-        certificates=known.certificates, budget=WindowBudget(), splicing=_splicing(start, known.loop, tracker),
+        node=start.node, tasks=known.tasks, poller=known.poller, state=known.state, authorizer=authorizer,
+        tracker=tracker, certificates=known.certificates, budget=WindowBudget(),
+        splicing=_splicing(start, known.loop, tracker),
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None, homes=known.inhabited,
     )  # fmt: skip
     dns = _dns(start, known)
@@ -85,7 +88,7 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         services=services,
         outbound=outbound,
         inbound=inbound,
-        listeners=Listeners(known.loop),
+        listeners=Listeners(known.loop, known.poller),
         inhabited=known.inhabited,
         departures=Departures(tracker, lambda: inbound.tunnels, is_held),
         dns=dns,
@@ -100,9 +103,9 @@ async def open_listeners(
     """
     plaintext = Plaintext(carrier.services, start.inbound_port)
     if start.pin_dir:
-        await carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
+        carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
         with closing(SteerTable(Path(start.pin_dir), start.index)) as steers:
-            await carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
+            carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
     if carrier.dns is not None:
         await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
     await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)

@@ -11,7 +11,8 @@ from nodeagent import channel
 from nodeagent.dns.io.service import DnsPortError
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
-from nodeagent.relay.io.sockets import ListenError
+from nodeagent.relay.io.accepting import ListenError
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.state.view import NodeState, OutOfOrderError
 from nodeagent.telemetry.accesslog import Log, NoLog, open_log
@@ -42,7 +43,8 @@ class Worker(Protocol):
         self.state = NodeState()
         self.enrolled: dict[int, str] = {}
         self.tasks = Tasks(loop)
-        self.inhabited = Inhabited(loop, self.tasks)
+        self.poller = Poller(loop)
+        self.inhabited = Inhabited(loop, self.tasks, self.poller)
         self._unpacker = channel.Unpacker()
         self._transport: Transport | None = None
         self._spread = 1
@@ -179,8 +181,8 @@ class Worker(Protocol):
         logging.getLogger().setLevel(start.log_level.upper())
         self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
         known = Known(
-            loop=self.loop, tasks=self.tasks, state=self.state, certificates=self.certificates,
-            enrolled=self.enrolled, inhabited=self.inhabited, metrics=self._metrics,
+            loop=self.loop, tasks=self.tasks, poller=self.poller, state=self.state,
+            certificates=self.certificates, enrolled=self.enrolled, inhabited=self.inhabited, metrics=self._metrics,
         )  # fmt: skip
         # from here on it hears of changes: the first connection may be accepted before the last listener is open
         self._carrier = carrier = put_together(start, known, self._log)
@@ -207,8 +209,9 @@ class Worker(Protocol):
         self._stop(0)
 
     def close(self) -> None:
-        """Write what the access log still holds."""
+        """Write what the access log still holds, and let go of the applications."""
         self._log.close()
+        self.poller.close()
 
     def _stop(self, code: int) -> None:
         self.exit_code = self.exit_code or code

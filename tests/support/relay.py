@@ -29,10 +29,11 @@ from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
+from nodeagent.relay.io.accepting import Listener, listen, listen_for_apps
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import listen
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol.windows import WindowBudget
@@ -125,19 +126,19 @@ class Node:
         self.tracker = Tracker(self.state, self.authorizer, self.metrics, self.log, time.time)
         self.tasks = Tasks(loop)
         self.services = Services(
-            node=name, tasks=self.tasks, state=self.state, authorizer=self.authorizer, tracker=self.tracker,
-            certificates=self.certificates, budget=WindowBudget(),
+            node=name, tasks=self.tasks, poller=Poller(loop), state=self.state,
+            authorizer=self.authorizer, tracker=self.tracker, certificates=self.certificates, budget=WindowBudget(),
         )  # fmt: skip
         self.outbound = Outbound(self.services, self.captured, self.enrolled, Balancer(Random(1)))
         self.inbound = Inbound(self.services)
         self.outbound_port = 0
         self.tunnel_port = 0
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Listener] = []
 
     async def start(self, ip: str) -> None:
         loop = asyncio.get_running_loop()
-        outbound = await listen(loop, self.outbound.leg, SocketAddress(ip, 0), reset_on_close=True)
-        inbound = await listen(loop, self.inbound.tunnel, SocketAddress(ip, 0), reset_on_close=False)
+        outbound = listen_for_apps(self.services.poller, self.outbound.leg, SocketAddress(ip, 0))
+        inbound = await listen(loop, self.inbound.tunnel, SocketAddress(ip, 0))
         self._servers = [outbound, inbound]
         self.outbound_port = outbound.sockets[0].getsockname()[1]
         self.tunnel_port = inbound.sockets[0].getsockname()[1]
@@ -188,6 +189,7 @@ class Node:
         async with asyncio.timeout(10):
             while self.tunnels or len(self.tasks):
                 await asyncio.sleep(0)
+        self.services.poller.close()
 
 
 class Mesh:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import BufferedProtocol, Protocol, Transport
+from asyncio import BufferedProtocol, Transport
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import descriptor_of, orderly_close, quiet_seconds, reset_on_close, write_now
+from nodeagent.relay.io.sockets import orderly_close, quiet_seconds
 from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Octets that wait in an application's socket before the other end is paused."""
-LARGE_READ: Final = 32 * 1024
-"""An application that sends so much at once is read into the worker's buffer from then on."""
 LENT_FROM: Final = 8 * 1024
-"""Shorter reads are copied out of it: they may wait for the end of the turn, to be written with others."""
+"""Shorter reads are copied out of the worker's buffer: they may wait for the end of the turn, to be written with
+others.
+"""
 
 
-class AppLeg(Protocol):
+class AppLeg(BufferedProtocol):
     """A connection to an application, accepted (its client) or dialled (its server).
 
     Until ``join`` gives it a peer at most one read is kept; after that reading pauses and TCP's window holds the
@@ -32,22 +32,16 @@ class AppLeg(Protocol):
     """
 
     __slots__ = (
-        "_buffer", "_descriptor", "_early", "_reset", "after_chunk", "ended", "flow", "home", "peer", "received",
+        "_buffer", "_early", "_reset", "after_chunk", "ended", "flow", "home", "peer", "received",
         "transport",
     )  # fmt: skip
 
     def __init__(
-        self,
-        flow: Flow | None = None,
-        *,
-        dialled: bool = False,
-        buffer: memoryview | None = None,
-        home: Namespace | None = None,
+        self, buffer: memoryview, flow: Flow | None = None, *, dialled: bool = False, home: Namespace | None = None
     ) -> None:
-        """``buffer`` is the worker's, for large reads: what is in it is passed on, or copied, before the next read."""
+        """``buffer`` is the worker's: what is in it is passed on, or copied, before the next read."""
         self.flow = flow
         self._buffer = buffer
-        self._descriptor = -1
         self.peer: Leg | None = None
         self.transport: Transport | None = None
         self.home = home
@@ -63,8 +57,6 @@ class AppLeg(Protocol):
         """A dialled socket is there; it waits for ``join``."""
         self.transport = cast(Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._reset is Reason.DESTINATION_RESET:
-            reset_on_close(transport)  # an accepted socket has it from its listener
         if self.flow is not None and self.flow.done:
             self.transport.abort()
 
@@ -82,39 +74,21 @@ class AppLeg(Protocol):
             if self.flow is not None:
                 self.flow.half_closed()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One place for all connections of the worker: no object and no copy for each read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes of the application."""
-        size = len(data)
-        self.received += size
-        peer = self.peer
+        self.received += nbytes
+        data, peer = self._buffer[:nbytes], self.peer
         if peer is not None:
-            peer.write(data)
+            peer.write(data if nbytes >= LENT_FROM else bytes(data))
             if self.after_chunk is not None:
                 self.after_chunk()
-            if size >= LARGE_READ and self._buffer is not None:
-                self._read_much(self._buffer)
         else:
             self._early += data
             self.pause_reading()
-
-    def lent(self, data: memoryview) -> None:
-        """As ``data_received``, of bytes in the worker's buffer."""
-        self.received += len(data)
-        if self.peer is not None:
-            self.peer.write(data if len(data) >= LENT_FROM else bytes(data))
-            if self.after_chunk is not None:
-                self.after_chunk()
-
-    def _read_much(self, buffer: memoryview) -> None:
-        transport, self._buffer = self.transport, None
-        if transport is None or transport.is_closing():
-            return
-        reads = transport.is_reading()  # the transport asks for its protocol's kind when it starts to read
-        if reads:
-            transport.pause_reading()
-        transport.set_protocol(_LargeReads(self, buffer))
-        if reads:
-            transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The application half-closed; the other direction goes on."""
@@ -145,13 +119,7 @@ class AppLeg(Protocol):
 
     def write(self, data: Chunk) -> None:
         """Send to the application. A ``memoryview`` is not kept."""
-        if self.transport is None:
-            return
-        if type(data) is memoryview:
-            if self._descriptor < 0:
-                self._descriptor = descriptor_of(self.transport)
-            write_now(self.transport, self._descriptor, data)
-        else:
+        if self.transport is not None:
             self.transport.write(data)
 
     def write_eof(self) -> None:
@@ -192,37 +160,3 @@ class AppLeg(Protocol):
     def quiet(self, _now: float) -> float:
         """As the kernel has it: bytes that wait here for a slow reader count when it takes them."""
         return quiet_seconds(self.transport) if self.transport is not None else 0.0
-
-
-class _LargeReads(BufferedProtocol):
-    """The leg's protocol once its application has sent much at a time: no object and no copy for each read."""
-
-    __slots__ = ("_buffer", "_leg")
-
-    def __init__(self, leg: AppLeg, buffer: memoryview) -> None:
-        self._leg = leg
-        self._buffer = buffer
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """One place for all connections of the worker."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of the application."""
-        self._leg.lent(self._buffer[:nbytes])
-
-    def eof_received(self) -> bool:
-        """See ``AppLeg``."""
-        return self._leg.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See ``AppLeg``."""
-        self._leg.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """See ``AppLeg``."""
-        self._leg.pause_writing()
-
-    def resume_writing(self) -> None:
-        """See ``AppLeg``."""
-        self._leg.resume_writing()

@@ -16,9 +16,9 @@ from nodeagent.reasons import Reason
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.decide import ExternalPlan, Place
 from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import connect_reason, dial
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 
 MAX_ATTEMPTS: Final = 3
@@ -119,12 +119,10 @@ class ExternalFlow:
 
     async def _dial(self, reached: Reached) -> None:
         flow, services, balancer = self._flow, self._services, self._ways.balancer
-        make_leg = partial(
-            AppLeg, flow, dialled=True, buffer=services.buffers.application, home=self._leg.home,
-        )  # fmt: skip
+        make_leg = partial(AppLeg, services.buffers.application, flow, dialled=True, home=self._leg.home)
         balancer.started(reached.uid)
         try:
-            leg = await dial(services.tasks.loop, make_leg, reached.address, inside=self._leg.home, outward=True)
+            leg = await dial_app(services.poller, make_leg, reached.address, inside=self._leg.home, outward=True)
         except BaseException:
             balancer.ended(reached.uid)
             raise

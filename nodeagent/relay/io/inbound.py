@@ -16,10 +16,10 @@ from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
 from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.outbound import REASON_HEADER
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import connect_reason, dial
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol import frames
@@ -219,15 +219,15 @@ class TunnelServer(TunnelEnd):
         leg.on_reset = self._reset_reason
         flow.source = leg
         tracker.add(flow)
-        self._services.tasks.spawn(self._dial(flow, leg, plan), f"dial {plan.address}")
+        self._services.tasks.start(self._dial(flow, leg, plan), "dial")
 
     async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
         address, buffer = dial_address(plan.destination, plan.address), self._services.buffers.application
         try:
             before = self._services.speaking_for(plan.source_address)
             home = self._services.home_of(plan.destination.uid, address)
-            make_leg = partial(AppLeg, flow, dialled=True, buffer=buffer, home=home)
-            leg = await dial(self._services.tasks.loop, make_leg, address, before, inside=home)
+            make_leg = partial(AppLeg, buffer, flow, dialled=True, home=home)
+            leg = await dial_app(self._services.poller, make_leg, address, before, inside=home)
         except OSError as error:
             reason = connect_reason(error)
             if not flow.done:

@@ -20,10 +20,11 @@ from nodeagent.relay import decide
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.external import ExternalFlow, WaysOut
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
-from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address, small_buffers
+from nodeagent.relay.io.sockets import local_address, remote_address, small_buffers
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
@@ -65,9 +66,8 @@ class CapturedLeg(AppLeg):
     __slots__ = ("_outbound", "cgroup")
 
     def __init__(self, outbound: Outbound, home: Namespace | None) -> None:
-        super().__init__(buffer=outbound.services.buffers.application)
+        super().__init__(outbound.services.buffers.application, home=home)
         self._outbound = outbound
-        self.home = home
         self.cgroup = 0
         """The client's enrolled cgroup."""
 
@@ -227,7 +227,7 @@ class LocalFlow(_OutboundFlow):
         flow.permit = permit
         self.track(flow)
         self._begin_splice(flow, cookie, client)
-        self.services.tasks.spawn(self._dial(flow), f"dial {plan.address}")
+        self.services.tasks.start(self._dial(flow), "dial")
 
     def _begin_splice(self, flow: Flow, cookie: int, client: SocketAddress) -> None:
         splicing, transport = self.services.splicing, self.leg.transport
@@ -242,7 +242,7 @@ class LocalFlow(_OutboundFlow):
         splice = self._splice = splicing.begin(flow, cookie, (client, listener), homes)
         if splice is None:
             return
-        small_buffers(transport)
+        small_buffers(transport.get_extra_info("socket"))
         flow.spliced = splice
         flow.on_close = lambda: self._ended(splicing, splice)
 
@@ -265,11 +265,10 @@ class LocalFlow(_OutboundFlow):
         address, splice = decide.dial_address(self.plan.destination, self.plan.address), self._splice
         try:
             home = self.services.home_of(self.plan.destination.uid, address)
-            make_leg = partial(AppLeg, flow, dialled=True, buffer=self.services.buffers.application, home=home)
-            leg = await dial(
-                self.services.tasks.loop, make_leg, address, self._before_dial(),
-                spliced=splice is not None, inside=home,
-            )  # fmt: skip
+            make_leg = partial(AppLeg, self.services.buffers.application, flow, dialled=True, home=home)
+            leg = await dial_app(
+                self.services.poller, make_leg, address, self._before_dial(), spliced=splice is not None, inside=home
+            )
         except OSError as error:
             self.connect_failed(flow, connect_reason(error), f"{address}: {error or 'no answer'}")
             return

@@ -15,9 +15,10 @@ from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import PlaintextPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
+from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import connect_reason, dial, local_address, remote_address
+from nodeagent.relay.io.sockets import local_address, remote_address
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 
 _log = logging.getLogger("nodeagent.relay")
@@ -28,8 +29,8 @@ class PlaintextLeg(AppLeg):
 
     __slots__ = ("_plaintext",)
 
-    def __init__(self, plaintext: Plaintext, home: Namespace | None) -> None:
-        super().__init__(home=home)
+    def __init__(self, plaintext: Plaintext, buffer: memoryview, home: Namespace | None) -> None:
+        super().__init__(buffer, home=home)
         self._plaintext = plaintext
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -51,7 +52,7 @@ class Plaintext:
 
     def leg(self, home: Namespace | None = None) -> PlaintextLeg:
         """The protocol of a connection that was accepted in this network namespace (None: the agent's own)."""
-        return PlaintextLeg(self, home)
+        return PlaintextLeg(self, self._services.buffers.application, home)
 
     def accepted(self, leg: PlaintextLeg, transport: BaseTransport) -> None:
         """Decide about a new connection and set it on its way, or reset it."""
@@ -95,14 +96,14 @@ class Plaintext:
         leg.flow = flow
         flow.source = leg
         services.tracker.add(flow)
-        services.tasks.spawn(self._dial(flow, leg, client, plan.address), f"dial {plan.address}")
+        services.tasks.start(self._dial(flow, leg, client, plan.address), "dial")
 
     async def _dial(self, flow: Flow, source: PlaintextLeg, client: SocketAddress, address: SocketAddress) -> None:
         services = self._services
         try:
             home = source.home  # it asked for an address of that namespace
-            leg = await dial(
-                services.tasks.loop, lambda: AppLeg(flow, dialled=True, home=home), address,
+            leg = await dial_app(
+                services.poller, lambda: AppLeg(services.buffers.application, flow, dialled=True, home=home), address,
                 services.speaking_for(client), inside=home,
             )  # fmt: skip
         except OSError as error:

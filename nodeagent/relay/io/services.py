@@ -10,6 +10,7 @@ from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.relay.authorizer import Authorizer
+from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import ReadBuffers
@@ -41,6 +42,7 @@ class Services:
 
     node: str
     tasks: Tasks
+    poller: Poller
     state: NodeState
     authorizer: Authorizer
     tracker: Tracker
@@ -61,6 +63,6 @@ class Services:
         return None if self.homes is None else self.homes.of(uid, address)
 
     def speaking_for(self, client: SocketAddress | None) -> Callable[[int], None] | None:
-        """What ``sockets.dial`` is to call before it connects to a workload of this node for ``client``."""
+        """What ``dialling.dial_app`` is to call before it connects to a workload of this node for ``client``."""
         clients = self.clients
         return None if clients is None else lambda descriptor: clients.announce(descriptor, client)

@@ -23,6 +23,21 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """As ``spawn``, but the work begins now; a task is made of it at its first wait, which must be ``sleep(0)``.
+
+        Most dials need none: a task, its turn of the loop and its end cost as much as the dial.
+        """
+        try:
+            if work.send(None) is not None:
+                work.throw(RuntimeError("it waits for something before it is a task"))
+        except StopIteration:
+            return
+        except Exception:
+            _log.exception("defect in task %s", name)
+            return
+        self.spawn(work, name)
+
     def cancel(self) -> None:
         """Cancel everything that runs."""
         for task in self._tasks:

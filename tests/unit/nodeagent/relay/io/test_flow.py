@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from nodeagent.reasons import Reason
-from nodeagent.relay.io import inbound, outbound, sockets
+from nodeagent.relay.io import dialling, inbound, outbound
 from nodeagent.relay.io.app import WRITE_HIGH_WATER
 from nodeagent.relay.protocol.windows import MAX_STREAM_WINDOW
 from tests.support.stories import Stage, reset, story
@@ -91,12 +91,12 @@ async def test_ends_that_come_before_the_legs_are_joined_are_passed_on(mesh: Sta
     """The client has ended, and so has the server, before the agent goes on from its connect."""
 
     async def dial(*arguments: Any, **options: Any) -> Any:
-        leg = await sockets.dial(*arguments, **options)
+        leg = await dialling.dial_app(*arguments, **options)
         while not leg.ended:
             await asyncio.sleep(0)
         return leg
 
-    with mock.patch.object(inbound, "dial", dial), mock.patch.object(outbound, "dial", dial):
+    with mock.patch.object(inbound, "dial_app", dial), mock.patch.object(outbound, "dial_app", dial):
         client = mesh.connect(vip)
         client.shutdown(socket.SHUT_WR)
         server = await mesh.accept()
@@ -261,11 +261,12 @@ async def test_a_client_that_resets_while_the_dial_is_answered_leaves_no_connect
     answered = asyncio.Event()
 
     async def slow(*arguments: Any, **options: Any) -> Any:
-        leg = await sockets.dial(*arguments, **options)
+        leg = await dialling.dial_app(*arguments, **options)
+        await asyncio.sleep(0)
         await answered.wait()
         return leg
 
-    with mock.patch.object(outbound if vip == mesh.VIP_NEAR else inbound, "dial", slow):
+    with mock.patch.object(outbound if vip == mesh.VIP_NEAR else inbound, "dial_app", slow):
         client, server = await mesh.pair(vip)
         reset(client)
         await (mesh.a if vip == mesh.VIP_NEAR else mesh.b).log.wait(1)

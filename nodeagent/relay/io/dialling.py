@@ -1,0 +1,130 @@
+"""Connections that the agent opens: tunnels on the event loop, applications on the worker's ``Poller``."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from asyncio import AbstractEventLoop, BaseProtocol
+from collections.abc import Callable
+from select import EPOLLOUT
+from typing import Final, TypeVar
+
+from control.wire.address import SocketAddress
+from nodeagent.namespaces.handle import Namespace
+from nodeagent.reasons import Reason
+from nodeagent.relay.io.poller import Poller
+from nodeagent.relay.io.sockets import address_in_there, for_application, make, small_buffers
+from nodeagent.relay.io.transport import SocketTransport
+
+CONNECT_TIMEOUT_SECONDS: Final = 10.0
+
+P = TypeVar("P", bound=BaseProtocol)
+
+
+async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress) -> P:
+    """Connect a tunnel within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see
+    ``connect_reason``).
+    """
+    async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+        _, protocol = await loop.create_connection(factory, address.ip, address.port)
+    return protocol
+
+
+async def dial_app(
+    poller: Poller,
+    factory: Callable[[], P],
+    address: SocketAddress,
+    before: Callable[[int], None] | None = None,
+    *,
+    spliced: bool = False,
+    inside: Namespace | None = None,
+    outward: bool = False,
+) -> P:
+    """Connect to an application, as ``dial``. On this host that is done before it waits for anything (see
+    ``Tasks.start``).
+
+    ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be. ``inside`` another
+    network namespace the connection is made there, to its loopback if the address is not one of its own
+    (``outward``: wherever the routes of the namespace lead).
+    """
+    connecting = make(address, inside)
+    try:
+        for_application(connecting)
+        if inside is not None and not outward:
+            address = address_in_there(connecting, address)
+        if spliced:
+            small_buffers(connecting)
+        if before is not None:
+            before(connecting.fileno())
+        if not _connects(connecting, address):
+            await _connected(poller, connecting, address)
+        protocol = factory()
+    except BaseException:
+        connecting.close()
+        raise
+    SocketTransport(poller, connecting, protocol).start()
+    return protocol
+
+
+def _connects(connecting: socket.socket, address: SocketAddress) -> bool:
+    """Begin to connect, or go on; whether it is done. OSError as of ``connect``.
+
+    Within one host the handshake is over when ``connect`` returns: the second call says so.
+    """
+    for _ in range(2):
+        number = connecting.connect_ex(tuple(address))
+        if number in (0, errno.EISCONN):
+            return True
+        if number == errno.EALREADY:
+            return False
+        if number != errno.EINPROGRESS:
+            raise OSError(number, os.strerror(number))
+    return False
+
+
+async def _connected(poller: Poller, connecting: socket.socket, address: SocketAddress) -> None:
+    await asyncio.sleep(0)  # what follows needs a task: see Tasks.start
+    waiting = _Connecting(poller, connecting.fileno())
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            while not _connects(connecting, address):
+                await waiting.news()
+    finally:
+        poller.remove(connecting.fileno())
+
+
+class _Connecting:
+    """A connection that is being made."""
+
+    def __init__(self, poller: Poller, descriptor: int) -> None:
+        self._told = asyncio.Event()
+        poller.add(descriptor, self, EPOLLOUT)
+
+    async def news(self) -> None:
+        """Until the kernel has some."""
+        await self._told.wait()
+        self._told.clear()
+
+    def ready(self, _events: int) -> None:
+        """There are."""
+        self._told.set()
+
+    def abort(self) -> None:
+        """The dial ends by its time."""
+
+    def bury(self) -> None:
+        """Never doomed."""
+
+
+def connect_reason(error: BaseException) -> Reason:
+    """Why a ``dial`` failed, in the words of the log."""
+    if isinstance(error, TimeoutError):
+        return Reason.CONNECT_TIMEOUT
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return Reason.CONNECT_REFUSED
+    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
+        return Reason.CONNECT_UNREACHABLE
+    return Reason.CONNECT_TIMEOUT if number == errno.ETIMEDOUT else Reason.CONNECT_FAILED
