@@ -102,8 +102,7 @@ class AppLeg(BufferedProtocol):
         """The socket is gone: in order if the flow is done, else a reset to be passed on."""
         if self.flow is not None and not self.flow.done:
             self.flow.lost(self, self._reset, str(exc) if exc else "")
-        self.transport = None
-        self.peer = None
+        self.transport = self.peer = self.flow = self.after_chunk = None
 
     def pause_writing(self) -> None:
         """The application reads too slowly."""

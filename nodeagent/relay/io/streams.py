@@ -109,6 +109,7 @@ class StreamLeg:
         """The stream is gone."""
         reason, detail = self.on_reset(code) if self.on_reset else (Reason.SOURCE_RESET, "")
         self.flow.lost(self, reason, detail)
+        self._let_go()
 
     def writable(self) -> None:
         """What waited was sent."""
@@ -167,10 +168,16 @@ class StreamLeg:
 
     def finish(self) -> None:
         """Both directions have ended, and so has the stream."""
+        self._let_go()
 
     def abort(self, reason: Reason) -> None:
         """Reset the stream."""
         self.stream.reset(_RESET_CODES.get(reason, ErrorCode.CANCEL))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The stream has nothing more to tell: see ``Flow``."""
+        self.stream.receiver = self.peer = self.on_answer = self.on_reset = None
 
     def quiet(self, now: float) -> float:
         """Since a look that found something moved: bytes came, were sent, or were taken by the other node's

@@ -192,7 +192,8 @@ class SocketTransport(Transport):
     def bury(self) -> None:
         """See ``poller.Watched``."""
         self._socket.close()
-        self._protocol.connection_lost(self._error)
+        error, self._error = self._error, None  # its traceback leads back here
+        self._protocol.connection_lost(error)
 
     # --- inside ---
 

@@ -43,6 +43,13 @@ class FakeLeg:
         self.told.append("finish")
 
 
+class Played(Flow):
+    """Its legs can be asked when it is over."""
+
+    client: FakeLeg
+    server: FakeLeg
+
+
 class Log:
     def __init__(self) -> None:
         self.records: list[FlowRecord] = []
@@ -63,13 +70,13 @@ class Desk:
         self.time = 100.0
         self.tracker = Tracker(self.state, self.authorizer, self.metrics, self.log, lambda: self.time)
 
-    def flow(self, destination=WEB, *, decided_here: bool = True) -> Flow:
+    def flow(self, destination=WEB, *, decided_here: bool = True) -> Played:
         record = FlowRecord(
             flow_id=self.tracker.next_id(), reporter=Reporter.SOURCE, started=self.tracker.now(), source=CLIENT,
             destination=destination, source_address=SocketAddress("10.0.0.9", 1),
         )  # fmt: skip
-        flow = Flow(self.tracker, record)
-        flow.source, flow.destination = FakeLeg(), FakeLeg()
+        flow = Played(self.tracker, record)
+        flow.source, flow.destination = flow.client, flow.server = FakeLeg(), FakeLeg()
         if decided_here:
             connection = Connection(SpiffeId.parse(CLIENT.identity), "10.0.0.9", destination.addresses[0], 8080)
             permit = self.authorizer.authorize(destination, connection)
@@ -87,8 +94,8 @@ class Desk:
         return sum(sample.value for sample in self.metrics.samples() if sample.name == name)
 
 
-def denied(flow: Flow) -> bool:
-    return flow.done and flow.source.told == flow.destination.told == [flow.record.reason]
+def denied(flow: Played) -> bool:
+    return flow.done and flow.client.told == flow.server.told == [flow.record.reason]
 
 
 def test_a_policy_cuts_the_flows_that_it_refuses_and_no_others() -> None:
@@ -176,9 +183,10 @@ def test_the_end_of_a_flow_is_counted_and_logged_once() -> None:
     flow.destination.unsent = False
     flow.half_closed()
     flow.half_closed()
-    flow.lost(flow.source, Reason.SOURCE_RESET)
+    flow.lost(flow.client, Reason.SOURCE_RESET)
     flow.cut(Reason.POLICY_REVOKED)
-    assert flow.source.told == flow.destination.told == ["finish"]
+    assert flow.client.told == flow.server.told == ["finish"]
+    assert flow.source is flow.destination is None, "what is over refers to nothing"
     (record,) = desk.log.records
     assert (record.reason, record.bytes_sent, record.bytes_received, record.ended) == (Reason.OK, 10, 20, 101.5)
     assert (desk.counts(OPENED), desk.counts(CLOSED), desk.counts(FAILED), desk.counts(SENT)) == (1, 1, 0, 20)
@@ -189,8 +197,8 @@ def test_a_leg_that_is_lost_resets_the_other() -> None:
     desk = Desk()
     flow = desk.flow()
     flow.lost(flow.destination, Reason.DESTINATION_RESET, "words")
-    assert flow.destination.told == []
-    assert flow.source.told == [Reason.DESTINATION_RESET]
+    assert flow.server.told == []
+    assert flow.client.told == [Reason.DESTINATION_RESET]
     assert desk.log.records[0].detail == "words"
 
 

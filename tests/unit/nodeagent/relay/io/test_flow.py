@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import socket
@@ -12,9 +13,12 @@ from unittest import mock
 
 from nodeagent.reasons import Reason
 from nodeagent.relay.io import dialling, inbound, outbound
-from nodeagent.relay.io.app import WRITE_HIGH_WATER
+from nodeagent.relay.io.app import WRITE_HIGH_WATER, AppLeg
+from nodeagent.relay.io.flow import Flow
+from nodeagent.relay.io.streams import StreamLeg
+from nodeagent.relay.protocol.stream import Stream
 from nodeagent.relay.protocol.windows import MAX_STREAM_WINDOW
-from tests.support.stories import Stage, reset, story
+from tests.support.stories import Stage, eventually, reset, story
 
 MEGABYTES = 6 * 1024 * 1024
 
@@ -272,3 +276,40 @@ async def test_a_client_that_resets_while_the_dial_is_answered_leaves_no_connect
         await (mesh.a if vip == mesh.VIP_NEAR else mesh.b).log.wait(1)
         answered.set()
         await mesh.expect_reset(server)
+
+
+@story(both_paths=True)
+async def test_nothing_of_a_flow_waits_for_the_search_for_circles(mesh: Stage, vip: str) -> None:
+    """However it ends: the memory of a short connection is free at once."""
+    for _ in range(2):  # the first time the modules and caches are made
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(mesh.a.log.records)
+            for end in (mesh.finish, _reset_by_client, _reset_by_server):
+                client, server = await mesh.pair(vip)
+                await mesh.echo(client, server)
+                await end(client, server)
+                await _until_over(mesh)
+            assert len(mesh.a.log.records) > before
+            left = [each for each in gc.get_objects() if isinstance(each, (Flow, AppLeg, StreamLeg, Stream))]
+            assert left == []
+        finally:
+            gc.enable()
+
+
+async def _reset_by_client(client: socket.socket, _server: socket.socket) -> None:
+    reset(client)
+
+
+async def _reset_by_server(_client: socket.socket, server: socket.socket) -> None:
+    reset(server)
+
+
+async def _until_over(mesh: Stage) -> None:
+    def over() -> bool:
+        nodes = (mesh.a, mesh.b)
+        watched = any(len(node.services.poller._watched) > 1 or node.services.poller._doomed for node in nodes)
+        return not watched and not any(len(node.tracker) for node in nodes)
+
+    await eventually(over)
