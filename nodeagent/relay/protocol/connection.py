@@ -84,6 +84,8 @@ class TunnelConnection:
         self._congested = False
         self._output: list[Chunk] = []
         self._output_size = 0
+        self._last_data = 0
+        """The stream whose DATA frame is the last in the output; 0: something else is."""
         self.batches = 0
         """How often the output was taken."""
         self.control_waiting = 0  # control frames put since the last write
@@ -247,6 +249,7 @@ class TunnelConnection:
     def put(self, frame: bytes) -> None:
         """Queue a control frame for the next write."""
         self.control_waiting += 1
+        self._last_data = 0
         self._output.append(frame)
         if len(self._output) == 1:
             self.listener.output_ready()
@@ -256,11 +259,20 @@ class TunnelConnection:
         output = self._output
         output.append(frames.header(size, frames.DATA, 0, stream_id))
         output.append(data)
+        self._last_data = stream_id
         self._output_size += size
         if self._output_size >= MAX_OUTPUT:
             self.has_room = False
         if len(output) == 2:
             self.listener.output_ready()
+
+    def put_end(self, stream_id: int) -> None:
+        """Queue the end of a stream: on its last DATA frame if that is the last in the queue, else on an empty one."""
+        if self._last_data == stream_id:
+            self._output[-2] = frames.header(len(self._output[-1]), frames.DATA, frames.END_STREAM, stream_id)
+            self._last_data = 0
+        else:
+            self.put(frames.header(0, frames.DATA, frames.END_STREAM, stream_id))
 
     def take_output(self) -> bytes:
         """``take_parts`` in one piece."""
@@ -270,7 +282,7 @@ class TunnelConnection:
         """Everything to be written now, in order: headers, contents, control frames; empty if there is nothing."""
         parts, self._output = self._output, []
         self.batches += 1
-        self._output_size = self.control_waiting = 0
+        self._last_data = self._output_size = self.control_waiting = 0
         self._control.output_taken()
         self.has_room = not self._congested
         if self._waiting and self.has_room:

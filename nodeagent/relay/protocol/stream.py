@@ -126,7 +126,7 @@ class Stream:
     def send_end(self) -> None:
         """Put END_STREAM on the wire now; for the connection, once the queue is empty."""
         self.local_ended = True
-        self.connection.put(frames.header(0, frames.DATA, frames.END_STREAM, self.id))
+        self.connection.put_end(self.id)
         if self.remote_ended:
             self.connection.forget(self)
 

@@ -65,6 +65,33 @@ def test_the_end_waits_behind_the_bytes() -> None:
     assert near.writable_calls == 0, "there is no source to go on"
 
 
+def test_the_end_travels_on_the_last_bytes_if_they_are_still_here() -> None:
+    pair = Pair()
+    (one, at_one), (two, at_two) = pair.opened(), pair.opened()
+    one.stream.send(b"first")
+    one.stream.send(b"last")
+    one.stream.end()
+    two.stream.send(b"other")
+    one_more = pair.client.open()
+    two.stream.end()  # the frame before it is no longer of its own
+    said = pair.client.take()
+    ends = [(kind, flags, stream_id, len(payload)) for kind, flags, stream_id, payload in parse(said)]
+    assert ends == [
+        (frames.DATA, 0, 1, 5),
+        (frames.DATA, frames.END_STREAM, 1, 4),
+        (frames.DATA, 0, 3, 5),
+        (frames.HEADERS, frames.END_HEADERS, one_more.stream.id, len(parse(said)[3][3])),
+        (frames.DATA, frames.END_STREAM, 3, 0),
+    ]
+    pair.server.hear(said)
+    assert (at_one.received, at_one.half_closed) == (b"firstlast", True)
+    assert (at_two.received, at_two.half_closed) == (b"other", True)
+    one_more.stream.send(b"written already")
+    pair.server.hear(pair.client.take())
+    one_more.stream.end()
+    assert parse(pair.client.take()) == [(frames.DATA, frames.END_STREAM, one_more.stream.id, b"")]
+
+
 def test_bytes_after_the_end_are_dropped_even_while_the_end_waits() -> None:
     pair = Pair()
     near, far = pair.opened(reads=False)
