@@ -7,7 +7,7 @@ import os
 from asyncio import BaseTransport
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from nodeagent.relay.io.services import Services
 
 DNS_PORT: Final = 53
+MAX_TARGETS: Final = 4096
+"""Pairs of workloads of which it is kept how a tunnel from one to the other is made."""
 REASON_HEADER: Final = "nodemesh-reason"
 """In an answer that refuses: the code of a Reason, so that the source's log tells what the destination's agent saw."""
 _log = logging.getLogger("nodeagent.relay")
@@ -287,6 +289,13 @@ class LocalFlow(_OutboundFlow):
         leg.join(self.leg)
 
 
+@lru_cache(MAX_TARGETS)
+def _target(identity: str, uid: str, expected: str, address: SocketAddress, sni: str) -> TunnelTarget:
+    """Made once for many connections."""
+    domain = SpiffeId.parse(expected).trust_domain
+    return TunnelTarget(identity=identity, uid=uid, expected=expected, address=address, sni=sni, trust_domain=domain)
+
+
 class RemoteFlow(_OutboundFlow):
     """To a workload of another node: a stream of a tunnel; that node's agent has the last word."""
 
@@ -302,11 +311,8 @@ class RemoteFlow(_OutboundFlow):
         if not services.certificates.usable(plan.source.identity, datetime.now(UTC)):
             self.flow.cut(Reason.NO_IDENTITY, f"no valid SVID for {plan.source.identity}")
             return
-        target = TunnelTarget(
-            identity=plan.source.identity, uid=plan.destination.uid, expected=plan.destination.identity,
-            address=self.record.tunnel_address, sni=plan.destination.sni,
-            trust_domain=SpiffeId.parse(plan.destination.identity).trust_domain,
-        )  # fmt: skip
+        to = plan.destination
+        target = _target(plan.source.identity, to.uid, to.identity, self.record.tunnel_address, to.sni)
         if services.splicing is not None:
             services.splicing.leg(self.flow, self.leg, cookie)
         self.outbound.pool.acquire(target, self._open, self._no_tunnel)
