@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--channel-fd", type=int, required=True, help="the socket to the manager")
     parser.add_argument("--parent", type=int, default=0, help="the manager's process id (default: the parent)")
     options = parser.parse_args(argv)
+    faulthandler.enable()  # a crash in C says in the log where it was: nothing else would
     die_with_parent(options.parent or os.getppid())
     raise_descriptor_limit()
     keep_freed_memory()

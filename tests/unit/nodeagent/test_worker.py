@@ -129,6 +129,17 @@ def test_it_ends_with_its_channel(ip: str) -> None:
         assert manager.finish()[0] == 0
 
 
+def test_a_crash_says_where_it_was(ip: str) -> None:
+    with running() as manager:
+        manager.tell(start(ip, free_port(ip)))
+        manager.hear(channel.Ready)
+        manager.process.send_signal(signal.SIGSEGV)
+        status, log = manager.finish()
+        assert status == -signal.SIGSEGV
+        assert "Fatal Python error: Segmentation fault" in log
+        assert "nodeagent/worker/__main__.py" in log
+
+
 def test_it_dies_with_its_parent() -> None:
     code = (
         "import socket, subprocess, sys, time\n"
