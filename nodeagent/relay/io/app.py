@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import BufferedProtocol, Transport
+from asyncio import BufferedProtocol
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.namespaces.handle import Namespace
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nodeagent.relay.io.flow import Flow, Leg
+    from nodeagent.relay.io.transport import SocketTransport
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Octets that wait in an application's socket before the other end is paused."""
@@ -43,7 +44,7 @@ class AppLeg(BufferedProtocol):
         self.flow = flow
         self._buffer = buffer
         self.peer: Leg | None = None
-        self.transport: Transport | None = None
+        self.transport: SocketTransport | None = None
         self.home = home
         """The network namespace that its socket is in; None: the agent's own."""
         self.received = 0
@@ -55,7 +56,7 @@ class AppLeg(BufferedProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         """A dialled socket is there; it waits for ``join``."""
-        self.transport = cast(Transport, transport)
+        self.transport = cast("SocketTransport", transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if self.flow is not None and self.flow.done:
             self.transport.abort()
@@ -116,14 +117,16 @@ class AppLeg(BufferedProtocol):
             if self.peer.ended and self.flow is not None:
                 self.flow.half_closed()
 
-    def write(self, data: Chunk) -> None:
+    def write(self, data: Chunk, *, last: bool = False) -> None:
         """Send to the application. A ``memoryview`` is not kept."""
         if self.transport is not None:
-            self.transport.write(data)
+            self.transport.write(data, last=last)
 
     def write_eof(self) -> None:
-        """Half-close towards the application."""
+        """Half-close towards the application; unless ``finish`` is what follows, which does so anyway."""
         if self.transport is not None and not self.transport.is_closing():
+            if self.ended and self.flow is not None and self.flow.complete:
+                return
             if self.transport.get_write_buffer_size():
                 self.transport.set_write_buffer_limits(high=0)  # so that resume_writing tells when nothing waits
             self.transport.write_eof()

@@ -36,11 +36,13 @@ class Leg(Protocol):
         has.
         """
 
-    def write(self, data: Chunk) -> None:
-        """Send to this end's application; what cannot be sent at once waits, and the peer is paused."""
+    def write(self, data: Chunk, *, last: bool = False) -> None:
+        """Send to this end's application; what cannot be sent at once waits, and the peer is paused. ``last``:
+        ``write_eof`` follows at once, so that both can go out together.
+        """
 
     def write_eof(self) -> None:
-        """This end's application will get no more: half-close, after what waits."""
+        """This end's application will get no more: half-close, after what waits. ``Flow.half_closed`` follows."""
 
     def pause_reading(self) -> None:
         """Take no more from this end's application until ``resume_reading``."""
@@ -108,16 +110,22 @@ class Flow:
     def half_closed(self) -> None:
         """A leg ended its direction, or sent the rest of the other's: see whether that was the last of it."""
         source, destination = self.source, self.destination
-        if self.done or source is None or destination is None or not (source.ended and destination.ended):
-            return
-        if source.peer is None or destination.peer is None:  # what came before the legs were joined is yet to be passed
-            return
-        if source.unsent or destination.unsent:
+        if self.done or source is None or destination is None or not self.complete:
             return
         self._close(Reason.OK, "")
         source.finish()
         destination.finish()
         self._let_go()
+
+    @property
+    def complete(self) -> bool:
+        """Both directions have ended and nothing waits: ``half_closed`` ends the flow."""
+        source, destination = self.source, self.destination
+        if source is None or destination is None or not (source.ended and destination.ended):
+            return False
+        if source.peer is None or destination.peer is None:  # what came before the legs were joined is yet to be passed
+            return False
+        return not (source.unsent or destination.unsent)
 
     def lost(self, leg: Leg, reason: Reason, detail: str = "") -> None:
         """A leg is gone before its end: reset the other."""

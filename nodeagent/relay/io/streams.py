@@ -92,7 +92,7 @@ class StreamLeg:
         if peer is None:
             self._early.append(bytes(piece))
             return
-        peer.write(piece)
+        peer.write(piece, last=self.stream.ending)
         self._credit += size
         if self._credit >= CREDIT_BATCH and not self._paused:
             self.stream.consumed(self._credit)
@@ -127,7 +127,7 @@ class StreamLeg:
 
     # --- from the flow ---
 
-    def write(self, data: Chunk) -> None:
+    def write(self, data: Chunk, *, last: bool = False) -> None:
         """Send to the other node. A ``memoryview`` is not kept."""
         if type(data) is memoryview:
             sent = self._send_lent(data)

@@ -10,7 +10,7 @@ from asyncio import BaseProtocol, BufferedProtocol, Protocol, Transport
 from collections import deque
 from itertools import islice
 from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLRDHUP
-from socket import SHUT_WR, SO_ERROR, SOL_SOCKET, socket
+from socket import MSG_MORE, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -119,8 +119,10 @@ class SocketTransport(Transport):
         """Low and high."""
         return self._low, self._high
 
-    def write(self, data: Chunk) -> None:
-        """Write what the socket takes; the rest waits, as a copy if it is a ``memoryview``."""
+    def write(self, data: Chunk, *, last: bool = False) -> None:
+        """Write what the socket takes; the rest waits, as a copy if it is a ``memoryview``. ``last``: ``write_eof``
+        follows at once, and the kernel waits with the bytes to send the end in the same segment.
+        """
         if self._eof_wanted:
             raise RuntimeError("Cannot call write() after write_eof()")  # as asyncio has it
         if self._closing:
@@ -130,7 +132,7 @@ class SocketTransport(Transport):
             self._pause_if_much()
             return
         try:
-            sent = self._socket.send(data)
+            sent = self._socket.send(data, MSG_MORE) if last else self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

@@ -130,6 +130,7 @@ class TunnelConnection:
         if piece:
             control.idle_frames = 0
             if stream.receiver is not None:
+                stream.ending = last
                 stream.receiver.data(piece)
         elif counted:
             control.no_progress()  # padding

@@ -47,6 +47,7 @@ class Stream:
         "closed",
         "connection",
         "end_wanted",
+        "ending",
         "id",
         "local_ended",
         "queue",
@@ -66,6 +67,8 @@ class Stream:
         self.queue: deque[Chunk] = deque()
         self.queued = 0
         self.end_wanted = False
+        self.ending = False
+        """The piece that the receiver is told now is the last: ``ended_by_peer`` follows at once."""
         self.local_ended = False
         self.remote_ended = False
         self.closed = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -354,3 +355,26 @@ async def test_a_stream_that_is_reset_during_the_dial_leaves_no_connection(mesh:
             async with asyncio.timeout(5):
                 await mesh.expect_reset(server)
             server.close()
+
+
+@story
+async def test_the_last_bytes_and_the_end_reach_the_application_in_one_segment(mesh: Stage) -> None:
+    async with peer_of(mesh) as peer:
+        await peer.connect(door(mesh))
+        answer = await peer.request(target(mesh))
+        server = await mesh.accept()
+        segments = _segments_in(server)
+        answer.stream.send(b"all of it")
+        answer.stream.end()
+        await peer.flush()
+        assert await mesh.read_to_end(server) == b"all of it"
+        assert _segments_in(server) == segments + 1
+        await mesh.send(server, b"answer")
+        server.shutdown(socket.SHUT_WR)
+        await peer.until(lambda: answer.half_closed)
+        assert answer.received == b"answer"
+
+
+def _segments_in(end: socket.socket) -> int:
+    """``tcpi_segs_in`` of ``struct tcp_info`` (linux/tcp.h)."""
+    return int(struct.unpack_from("=I", end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[0])
