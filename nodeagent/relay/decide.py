@@ -21,6 +21,7 @@ from nodeagent.relay.protocol.request import ConnectRequest, Hostname
 from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 
+_NAMES_OF_OTHERS = frozenset({"k8s.namespace.name", "k8s.cluster.name"})
 Chooser = Callable[[Sequence[Workload]], Workload | None]
 
 
@@ -293,8 +294,11 @@ def _service_of(state: NodeState, hostname: str) -> Service | None:
 def _claimed_source(state: NodeState, identity: SpiffeId, request: ConnectRequest) -> Workload | None:
     """The workload that the baggage names, if it has the identity that TLS proved; a claim alone is nothing."""
     namespace = request.baggage.get("k8s.namespace.name", "")
-    name = next((v for k, v in request.baggage.items() if k.startswith("k8s.") and k.endswith(".name")
-                 and k not in ("k8s.namespace.name", "k8s.cluster.name")), "")  # fmt: skip
+    name = ""
+    for key, value in request.baggage.items():
+        if key.startswith("k8s.") and key.endswith(".name") and key not in _NAMES_OF_OTHERS:
+            name = value
+            break
     workload = state.by_namespace_name(namespace, name) if namespace and name else None
     return workload if workload is not None and workload.identity == str(identity) else None
 

@@ -74,8 +74,12 @@ class Tracker:
     def add(self, flow: Flow) -> None:
         """A flow was decided and is being established."""
         self._flows[flow.record.flow_id] = flow
-        for uid in _ends(flow):
-            self._by_workload.setdefault(uid, set()).add(flow)
+        flow.known_by = _ends(flow.record)
+        for uid in flow.known_by:
+            held = self._by_workload.get(uid)
+            if held is None:
+                held = self._by_workload[uid] = set()
+            held.add(flow)
         if len(self._flows) >= self._doubles_at and self.when_doubled is not None:
             self._doubles_at = 2 * len(self._flows)
             self.when_doubled()
@@ -91,7 +95,7 @@ class Tracker:
         self._flows.pop(flow.record.flow_id, None)
         if len(self._flows) < self._doubles_at // 4:
             self._doubles_at = max(FEW_FLOWS, self._doubles_at // 2)
-        for uid in _ends(flow):
+        for uid in flow.known_by:
             held = self._by_workload.get(uid)
             if held is not None:
                 held.discard(flow)
@@ -172,7 +176,7 @@ class Tracker:
         return current is not None and current.identity == held.identity and current.node == held.node
 
 
-def _ends(flow: Flow) -> set[str]:
-    ends = {w.uid for w in (flow.record.source, flow.record.destination) if w is not None}
-    service = flow.record.service
-    return ends | {service.uid} if service is not None and service.external is not None else ends
+def _ends(record: FlowRecord) -> tuple[str, ...]:
+    ends = tuple([w.uid for w in (record.source, record.destination) if w is not None])
+    service = record.service
+    return (*ends, service.uid) if service is not None and service.external is not None else ends

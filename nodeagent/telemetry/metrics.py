@@ -109,10 +109,11 @@ class FlowMetrics:
             return
         self._count_bytes(live, record)
         if live.series is not None:
-            live.series.news = True
-            live.series.used = self._clock()
-            live.series.live -= 1
-            live.series.closed[record.reason.flag] = live.series.closed.get(record.reason.flag, 0) + 1
+            series, flag = live.series, record.reason.flag
+            series.news = True
+            series.used = self._clock()
+            series.live -= 1
+            series.closed[flag] = series.closed.get(flag, 0) + 1
 
     def error(self, reason: Reason) -> None:
         """Count a reason that belongs to no connection, such as a tunnel whose handshake failed."""

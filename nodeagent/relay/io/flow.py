@@ -82,8 +82,8 @@ class Flow:
     of a same-node flow."""
 
     __slots__ = (
-        "destination", "done", "on_close", "opened", "permit", "record", "relayed_because", "second", "source",
-        "spliced", "tracker",
+        "destination", "done", "known_by", "on_close", "opened", "permit", "record", "relayed_because", "second",
+        "source", "spliced", "tracker",
     )  # fmt: skip
 
     def __init__(self, tracker: Tracker, record: FlowRecord, second: FlowRecord | None = None) -> None:
@@ -92,6 +92,8 @@ class Flow:
         self.second = second
         self.source: Leg | None = None
         self.destination: Leg | None = None
+        self.known_by: tuple[str, ...] = ()
+        """Whose change concerns it; the tracker's."""
         self.permit: Permit | None = None
         """What policy permitted; None where the destination's agent decides."""
         self.spliced: Shortcut | None = None
