@@ -278,6 +278,66 @@ t = socket.create_connection((sys.argv[1], 53)); t.settimeout(5); t.sendall(os.u
     assert told["records"] == [world.shop.server.v4]
 
 
+FORWARDER = """
+import socket, sys
+where, upstream = sys.argv[1:]
+family = socket.AF_INET6 if ":" in where else socket.AF_INET
+server = socket.socket(family, socket.SOCK_DGRAM); server.bind((where, 53))
+print("ready", flush=True)
+while True:
+    message, source = server.recvfrom(65535)
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(8); client.connect((upstream, 53)); client.send(message)
+        server.sendto(client.recv(65535), source)
+"""
+
+
+def test_a_resolver_that_is_enrolled_itself_is_asked_once(world: World, family: Family, tmp_path: Path) -> None:
+    """The program's question goes through the agent to the resolver, the resolver's own through the agent to the next:
+    neither comes back to where it was, and names of the mesh are answered before the first.
+    """
+    shop = world.shop
+    here = "fd53::1" if family is Family.V6 else "127.0.0.53"
+    if family is Family.V6:
+        run(shop.mesh.a.outside, "ip", "addr", "replace", f"{here}/128", "dev", "lo", "nodad")
+    upstream = (world.v6 if family is Family.V6 else world.v4)[0]
+    log = tmp_path / "log"
+    process = shop.other.spawn("python3", "-c", FORWARDER, here, upstream, log=log)
+    eventually(lambda: "ready" in log.read_text(), what="the resolver")
+    asked = family.form(here, here)
+    name = f"once-{family.name.lower()}.example.com"
+    (told,) = ask(shop.client, name, "TXT", [asked], "connected", family)
+    assert told["from"] == asked and told["records"][0].startswith(f'"{upstream} ')
+    assert world.asked().count(name.partition(".")[0].encode().hex()) == 1
+    (told,) = ask(shop.client, "server.shop.mesh.internal", "A", [asked], "connected", family)
+    assert told["records"] == [shop.server.v4]
+    process.kill()
+
+
+def test_the_agents_own_ports_are_no_resolver(world: World, family: Family) -> None:
+    """Whoever calls the agent's port a resolver is answered once or not at all; nothing goes round."""
+    program = """
+import socket, sys
+family, address = (socket.AF_INET6 if sys.argv[1] != "v4" else socket.AF_INET), sys.argv[2]
+s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(0.5)
+for port in range(15053, 15057):
+    s.sendto(bytes.fromhex("abcd01000001000000000000") + b"\\3www\\7example\\3com\\0\\0\\1\\0\\1", (address, port))
+try:
+    s.recv(512)
+except (TimeoutError, ConnectionRefusedError):
+    sys.exit(0)
+sys.exit("it was answered")
+"""
+    counted = messages_of(world)
+    run(world.shop.client, "python3", "-c", program, family.value, family.form("127.0.0.1", "::1"))
+    assert messages_of(world) - counted <= 4
+
+
+def messages_of(world: World) -> float:
+    """DNS messages that the agent has seen."""
+    return sum(s.value for s in world.shop.mesh.a.metrics() if s.name == "nodemesh_dns_messages_total")
+
+
 def test_who_is_not_sent_by_the_kernel_gets_no_answer(world: World) -> None:
     program = """
 import socket, sys
