@@ -49,7 +49,9 @@ def main() -> int:
             row, verdict = examine(archive, series, options.tests, options.minutes * 60, how)
             good &= verdict.good
             print(table.render([row]), flush=True)
-            if options.keep:
+            if options.keep and not verdict.told:
+                print(f"the row of {series} in {README.name} stays as it was: {verdict.unfinished}", file=sys.stderr)
+            elif options.keep:
                 README.write_text(table.put(README.read_text(), {series: row}))
     except (ArchiveError, BaggageError, MachineError, NoSuchKernelError) as error:
         print(f"vm-lab: {error}", file=sys.stderr)

@@ -35,6 +35,11 @@ class Verdict:
     """Why not everything ran; empty if it did."""
 
     @property
+    def told(self) -> bool:
+        """Whether any test ended. A guest that died before says nothing of its kernel."""
+        return bool(self.groups)
+
+    @property
     def good(self) -> bool:
         return not (self.unfinished or self.trouble or any(tally.failed for tally in self.groups.values()))
 
