@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* Taking turns at the receiver's socket.
+/* Taking turns at the receiver's socket: what verdict and reader do for each other, beside what they decide.
  *
  * Its reader holds the socket's lock as long as it copies, its sender needs it to queue a message. The kernel has whoever
  * comes second sleep, hands the lock to nobody, and has the reader sleep again when it has read everything meanwhile: on

@@ -61,8 +61,8 @@ class SpliceSettings:
     at a reset, when the socket becomes writable), which few programs expect.
     """
     patience: int = DEFAULT_PATIENCE
-    """Nanoseconds that a send may be held, busily, for its receiver to catch up before bytes go to the relay. Nothing
-    is held on a machine with one CPU.
+    """Nanoseconds that a send may be held, busily, for its receiver to catch up before bytes go to the relay, or to
+    come out of its socket. Nobody waits where it is 0, as it is on a machine with one CPU.
     """
 
 
