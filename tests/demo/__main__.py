@@ -58,7 +58,7 @@ def run() -> int:
         if not all(result.ok for result in stage.results):
             print(mesh.report(), file=sys.stderr)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a mesh
+        _undisturbed()
         mesh.stop()
     left = mesh.place.leftovers()
     stage.say("Everything is removed: processes, cgroups, network namespaces, pins, files.")
@@ -135,8 +135,11 @@ def up() -> int:
     try:
         cast = _raise_curtain(stage, mesh)
         text = guide.write(mesh, cast)
+        _undisturbed()  # from here on it is up
     except BaseException:
+        _undisturbed()
         mesh.stop()
+        guide.remove()
         raise
     mesh.detach()
     print(f"\n{text}")
@@ -149,6 +152,7 @@ def down() -> int:
     if not place.leftovers():
         print("No mesh is up.")
         return 0
+    _undisturbed()
     place.remove()
     guide.remove()
     if left := place.leftovers():
@@ -156,6 +160,12 @@ def down() -> int:
         return 1
     print("The mesh is down; nothing of it is left.")
     return 0
+
+
+def _undisturbed() -> None:
+    """Finish what is begun: a second Ctrl-C must not leave half a mesh."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _terminate(_: int, __: FrameType | None) -> None:
