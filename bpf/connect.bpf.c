@@ -59,6 +59,12 @@ static __always_inline void mesh_forget(struct bpf_sock_addr *ctx)
 	bpf_sk_storage_delete(&mesh_origin_v1, sk);
 }
 
+/* Whether the agent marked the socket before it connects. */
+static __always_inline bool mesh_is_agents(const struct mesh_client *mine)
+{
+	return mine->role == MESH_CLIENT_OF_DIAL || mine->role == MESH_CLIENT_OUTWARD;
+}
+
 /* A connect() that goes where it wants to: if that is a port of a workload of this namespace, sk_lookup, which knows no
  * cgroup, is told whether an enrolled process comes, and whether to its own workload. */
 static __always_inline void mesh_announce(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to, __u64 netns)
@@ -73,7 +79,7 @@ static __always_inline void mesh_announce(struct bpf_sock_addr *ctx, const struc
 	if (bpf_map_lookup_elem(&mesh_port_v1, &key))
 		own.cgroup_id = mesh_enrolled_cgroup();
 	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, own.cgroup_id ? BPF_SK_STORAGE_GET_F_CREATE : 0);
-	if (!mine || mine->role == MESH_CLIENT_OF_DIAL)
+	if (!mine || mesh_is_agents(mine))
 		return; /* the agent's own mark stays */
 	if (!own.cgroup_id) {
 		bpf_sk_storage_delete(&mesh_client_v1, sk); /* of an earlier connect() */
@@ -94,7 +100,7 @@ static __always_inline bool mesh_is_sealed_for(struct bpf_sock_addr *ctx, const 
 	if (!(config->flags & MESH_CONFIG_SEALED) && mesh_watched())
 		return false;
 	mine = sk ? bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0) : NULL;
-	return !mine || mine->role != MESH_CLIENT_OF_DIAL;
+	return !mine || !mesh_is_agents(mine);
 }
 
 /* Decide over a connect() to `to`; on capture `to` becomes where it goes instead. */

@@ -75,7 +75,7 @@ int mesh_inbound(struct bpf_sk_lookup *ctx)
 	facts.mode = port->mode;
 	facts.agent = role == MESH_CLIENT_OF_DIAL;
 	facts.own = role == MESH_CLIENT_OWN;
-	facts.probe = port->flags & MESH_PORT_PROBES && role != MESH_CLIENT_ENROLLED &&
+	facts.probe = port->flags & MESH_PORT_PROBES && role != MESH_CLIENT_ENROLLED && role != MESH_CLIENT_OUTWARD &&
 		      (mesh_stays_inside(&remote.addr) || bpf_map_lookup_elem(&mesh_local_v1, &remote.addr));
 	if (facts.mode == MESH_PORT_PERMISSIVE && !facts.agent && !facts.own && !facts.probe)
 		listener = mesh_steer(ctx->family != MESH_AF_INET);

@@ -146,6 +146,7 @@ enum mesh_client_role {
 	MESH_CLIENT_OF_SERVER = 2, /* in the server's socket: getpeername() shows it */
 	MESH_CLIENT_OWN = 3, /* a workload's process connects to a port of the workload itself; before it connects, and on its way */
 	MESH_CLIENT_ENROLLED = 4, /* ... of another workload, past the agent */
+	MESH_CLIENT_OUTWARD = 5, /* in the agent's socket, and on its way: to a host that is registered as outside the mesh */
 };
 
 /* For whom the agent speaks. */

@@ -39,6 +39,15 @@ class ClientTable:
         except BpfError:
             _log.exception("a server cannot be told of its client %s; it sees the agent's address", client)
 
+    def go_out(self, descriptor: int) -> None:
+        """The agent's socket is going to connect to a host outside the mesh: if that is this very node after all, it is
+        met as plaintext, not as a health check. Call it before ``connect()``.
+        """
+        try:
+            self._clients.go_out(descriptor)
+        except BpfError:
+            _log.exception("a connection to a host outside the mesh cannot be marked; it is met as any program's")
+
     def close(self) -> None:
         """Close the map."""
         self._clients.close()

@@ -118,6 +118,7 @@ class ClientRole(IntEnum):
     OF_SERVER = 2
     OWN = 3
     ENROLLED = 4
+    OUTWARD = 5
 
 
 class PortMode(IntEnum):

@@ -359,6 +359,13 @@ class Clients(_View):
         if result < 0:
             raise BpfError(f"cannot write to {self.path}", -result)
 
+    def go_out(self, descriptor: int) -> None:
+        """Mark the socket: it goes to a host outside the mesh, whoever that is, and is nobody's dial or probe."""
+        try:
+            self._put(descriptor.to_bytes(4, _ORDER), abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OUTWARD))
+        finally:
+            self._value_bytes[:] = abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OF_DIAL)
+
 
 class Counters(_View):
     """What the programs counted since they were first loaded."""

@@ -20,7 +20,7 @@ from tests.netns import zone
 from tests.netns.conftest import MakeShop
 from tests.netns.lab import BIN, Mesh, eventually
 from tests.netns.reading import debug
-from tests.netns.resources import egress_policy, service_entry
+from tests.netns.resources import egress_policy, peer_authentication, service_entry, workload
 from tests.netns.servers import Server, echo, greeter, roundtrip
 from tests.netns.shop import Family, Shop
 from tests.netns.spot import Spot
@@ -243,6 +243,38 @@ def test_a_host_that_leaves_the_registry_loses_its_connections(abroad: Abroad, f
         with connection, pytest.raises(ConnectionResetError):
             connection.recv(1)
     assert eventually(lambda: abroad.lines(since, reason="entry-removed"), what="the line")
+
+
+def test_an_entry_that_leads_to_a_port_for_probes(abroad: Abroad, family: Family) -> None:
+    """It names the node's own address: what goes through the mesh is plaintext there, and no health check."""
+    shop, node = abroad.shop, abroad.mesh.a
+    here = family.form(node.v4, node.v6)
+    checked = workload("checked", node.name, ports=[PORT], probePorts=[PORT])
+    strict = peer_authentication("checked", "STRICT", app="checked")
+    spot = abroad.mesh.spot_of(node, "checked")
+    own = node.v6 if family is Family.V6 else node.v4
+    entry = service_entry("self", "self.example.com", port=PORT, endpoints=[{"address": own}])
+    with Server(spot.listen(PORT), echo), abroad.mesh.applied(checked, strict), abroad.entered(entry):
+        abroad.mesh.wait_enrolled(spot)
+        eventually(lambda: plain_refused(abroad.node.outside, here), what="STRICT is in force")
+        with node.outside.connect(here, PORT) as probe:
+            assert roundtrip(probe, b"are you well?") == b"are you well?"
+        since = node.access_position()
+        with (
+            pytest.raises(ConnectionResetError),
+            shop.client.connect(abroad.vip(family, "self.example.com"), 443) as connection,
+        ):
+            connection.recv(1)
+        (line,) = eventually(lambda: node.access(since=since, dst_service="self.example.com"), what="the line")
+        assert line["reason"] == "connect-refused"
+
+
+def plain_refused(spot: Spot, address: str) -> bool:
+    try:
+        spot.connect(address, PORT).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_half_close_passes(abroad: Abroad, family: Family) -> None:

@@ -122,7 +122,9 @@ class ExternalFlow:
         make_leg = partial(AppLeg, services.buffers.application, flow, dialled=True, home=self._leg.home)
         balancer.started(reached.uid)
         try:
-            leg = await dial_app(services.poller, make_leg, reached.address, inside=self._leg.home, outward=True)
+            leg = await dial_app(
+                services.poller, make_leg, reached.address, services.going_out(), inside=self._leg.home, outward=True
+            )
         except BaseException:
             balancer.ended(reached.uid)
             raise

@@ -25,6 +25,9 @@ class Clients(Protocol):
     def announce(self, descriptor: int, client: SocketAddress | None) -> None:
         """The server at the other end of this socket, which is not connected yet, is to see this client."""
 
+    def go_out(self, descriptor: int) -> None:
+        """This socket, which is not connected yet, goes to a host outside the mesh."""
+
 
 class Homes(Protocol):
     """Which network namespaces the workloads of this node live in (``worker.namespaces.Inhabited``)."""
@@ -66,3 +69,7 @@ class Services:
         """What ``dialling.dial_app`` is to call before it connects to a workload of this node for ``client``."""
         clients = self.clients
         return None if clients is None else lambda descriptor: clients.announce(descriptor, client)
+
+    def going_out(self) -> Callable[[int], None] | None:
+        """... to a host outside the mesh."""
+        return None if self.clients is None else self.clients.go_out
