@@ -148,6 +148,8 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	if (decision.verdict == MESH_VERDICT_CAPTURE && listener) {
 		struct mesh_addr asked = to->addr;
 
+		if (listener->flags & MESH_LISTENER_V4_ONLY)
+			mesh_set_v4(&asked, 0);
 		mesh_loopback_like(&asked, listener->port, to);
 	} else {
 		mesh_forget(ctx);

@@ -16,6 +16,7 @@ struct mesh_vocabulary {
 	enum mesh_dest_flag dest_flags;
 	enum mesh_cgroup_flag cgroup_flags;
 	enum mesh_config_flag config_flags;
+	enum mesh_listener_flag listener_flags;
 	enum mesh_client_role client_roles;
 	enum mesh_port_mode port_modes;
 	enum mesh_port_flag port_flags;

@@ -59,8 +59,12 @@ struct mesh_user_key {
 /* Where connections of a network namespace are taken to; the key is the namespace's cookie. */
 struct mesh_listener {
 	__be16 port;
-	__u16 pad;
+	__u16 flags; /* enum mesh_listener_flag */
 	__u32 uid; /* who may bind that port */
+};
+
+enum mesh_listener_flag {
+	MESH_LISTENER_V4_ONLY = 1, /* the namespace has no ::1: IPv6 sockets are taken to ::ffff:127.0.0.1 */
 };
 
 /* Where DNS questions of a network namespace are taken to: UDP ports `port` to `port` + MESH_DNS_SLOTS - 1. The

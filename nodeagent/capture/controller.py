@@ -21,7 +21,7 @@ from nodeagent.capture.plan import Destinations, Enrolment, Entry, User, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
-from nodeagent.loader.abi import PROGRAMS
+from nodeagent.loader.abi import PROGRAMS, ListenerFlag
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import Features
@@ -29,6 +29,7 @@ from nodeagent.loader.maps import Alive, Counters, DnsPorts, ListenerRecord, Lis
 from nodeagent.loader.objects import PinnedLinks
 from nodeagent.loader.pins import PinDirectory
 from nodeagent.namespaces.handle import current_cookie
+from nodeagent.namespaces.loopback import has_ipv6_loopback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,15 +146,17 @@ class Capture:
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """``serve``, for this process's own network namespace."""
-        self.serve(current_cookie(), port, dns_port)
+        self.serve(current_cookie(), port, dns_port, ipv6=has_ipv6_loopback(None))
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0) -> None:
+    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
         """Connections of this network namespace go to ``port`` on loopback, and only this user may bind it. So do DNS
-        questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone).
+        questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone). ``ipv6``: whether the
+        namespace has ::1; without, connections to IPv6 addresses are taken to 127.0.0.1 too.
 
         Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
         """
-        self._listeners.put(cookie, ListenerRecord(port, os.geteuid()))
+        flags = 0 if ipv6 else ListenerFlag.V4_ONLY
+        self._listeners.put(cookie, ListenerRecord(port, os.geteuid(), flags))
         if dns_port:
             self._dns_ports.put(cookie, ListenerRecord(dns_port, os.geteuid()))
         else:

@@ -51,7 +51,7 @@ ENDPOINT = Layout("mesh_endpoint", ("addr", "16s"), ("port", "2s"), ("pad", "H")
 DESTINATION = Layout("mesh_destination", ("tag", "I"), ("flags", "I"))
 CGROUP = Layout("mesh_cgroup", ("tag", "I"), ("flags", "I"))
 USER_KEY = Layout("mesh_user_key", ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"))
-LISTENER = Layout("mesh_listener", ("port", "2s"), ("pad", "H"), ("uid", "I"))
+LISTENER = Layout("mesh_listener", ("port", "2s"), ("flags", "H"), ("uid", "I"))
 CONFIG = Layout("mesh_config", ("flags", "I"), ("pad", "I"))
 ORIGIN = Layout(
     "mesh_origin", ("destination", "20s"), ("pid", "I"), ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"),
@@ -101,6 +101,12 @@ class DestinationFlag(IntFlag):
     SERVICE = 1
     WORKLOAD = 2
     EXTERNAL = 4
+
+
+class ListenerFlag(IntFlag):
+    """``enum mesh_listener_flag``."""
+
+    V4_ONLY = 1
 
 
 class ConfigFlag(IntFlag):

@@ -41,10 +41,11 @@ class Tagged(NamedTuple):
 
 
 class ListenerRecord(NamedTuple):
-    """Where a network namespace's connections go, and which user may listen there."""
+    """Where a network namespace's connections go, which user may listen there, and ``abi.ListenerFlag``."""
 
     port: int
     uid: int
+    flags: int = 0
 
 
 class Asked(NamedTuple):
@@ -227,7 +228,7 @@ class Listeners(_View):
 
     def put(self, netns_cookie: int, record: ListenerRecord) -> None:
         """From now on connections of that namespace go to this port, and only this user may bind it."""
-        packed = abi.LISTENER.codec.pack(abi.port_bytes(record.port), 0, record.uid)
+        packed = abi.LISTENER.codec.pack(abi.port_bytes(record.port), record.flags, record.uid)
         self._put(netns_cookie.to_bytes(8, _ORDER), packed)
 
     def remove(self, netns_cookie: int) -> bool:
@@ -238,8 +239,8 @@ class Listeners(_View):
         """All of them."""
         found = {}
         for key, value in self._items():
-            port, _, uid = abi.LISTENER.codec.unpack(value)
-            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid)
+            port, flags, uid = abi.LISTENER.codec.unpack(value)
+            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid, flags)
         return found
 
 

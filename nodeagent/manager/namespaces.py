@@ -17,6 +17,7 @@ from nodeagent.channel import NamespaceEntry, Namespaces, NamespaceState
 from nodeagent.namespaces.census import census
 from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.namespaces.loopback import has_ipv6_loopback
 
 MAX_NAMESPACES: Final = 4000
 """Network namespaces that one agent serves (``MESH_MAX_LISTENERS`` of the BPF programs, less some). Connections of
@@ -34,8 +35,10 @@ logger = logging.getLogger(__name__)
 class Serving(Protocol):
     """What is used of ``capture.controller.Capture``."""
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0) -> None:
-        """Captured connections and questions of this network namespace go to these ports: a worker listens there."""
+    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
+        """Captured connections and questions of this network namespace, which has ::1 or has not, go to these ports: a
+        worker listens there.
+        """
 
     def unserve(self, cookie: int) -> None:
         """Connections of enrolled processes in this namespace are refused."""
@@ -78,8 +81,8 @@ class NodeNamespaces:
         self._watched: dict[int, _Watched] = {}
         self._held: dict[int, Namespace] = {}
         """By inode: while it is held the number stands for no other."""
-        self._served: dict[int, bool] = {}
-        """Cookie -> whether DNS questions are answered too."""
+        self._served: dict[int, tuple[bool, bool]] = {}
+        """Cookie -> whether DNS questions are answered too, and whether there is IPv6."""
         self._homes: dict[str, tuple[int, ...]] = {}
         self._turn = itertools.count()
         self._settled = False
@@ -109,6 +112,9 @@ class NodeNamespaces:
             self._tell()
             for namespace in leaving:
                 self._let_go(namespace)
+        for cookie, (answers, ipv6) in tuple(self._served.items()):
+            if not ipv6:  # runtimes bring the loopback up after the first process is in
+                self._serve(cookie, answers)
         if not self._settled:
             self._settled = True
             self._serving.serve_only({namespace.cookie for namespace in self._held.values()})
@@ -177,15 +183,20 @@ class NodeNamespaces:
         known = [state for state in states if state.cookie in held]
         answering = {state.cookie for state in known if state.answering}
         for cookie in {state.cookie for state in known if state.listening}:
-            answers = cookie in answering
-            if self._served.get(cookie) != answers:
-                self._serving.serve(cookie, self._ports[0], self._ports[1] if answers else 0)
-                self._served[cookie] = answers
+            self._serve(cookie, cookie in answering)
         fresh = {state.cookie: state.problem for state in known if state.problem}
         for cookie, why in fresh.items():
             if self._worker_problems.get(cookie) != why:
                 logger.error("network namespace with cookie %d: %s", cookie, why)
         self._worker_problems = fresh
+
+    def _serve(self, cookie: int, answers: bool) -> None:
+        """What differs from what the kernel was told."""
+        namespace = next((held for held in self._held.values() if held.cookie == cookie), None)
+        wanted = (answers, has_ipv6_loopback(namespace) if namespace is not None else True)
+        if self._served.get(cookie) != wanted:
+            self._serving.serve(cookie, self._ports[0], self._ports[1] if answers else 0, ipv6=wanted[1])
+            self._served[cookie] = wanted
 
     @property
     def problems(self) -> tuple[str, ...]:

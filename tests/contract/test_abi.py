@@ -58,6 +58,7 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
         ("mesh_count", "MESH_COUNT_", abi.Count),
         ("mesh_dest_flag", "MESH_DEST_", abi.DestinationFlag),
         ("mesh_cgroup_flag", "MESH_CGROUP_", abi.CgroupFlag),
+        ("mesh_listener_flag", "MESH_LISTENER_", abi.ListenerFlag),
         ("mesh_config_flag", "MESH_CONFIG_", abi.ConfigFlag),
         ("mesh_client_role", "MESH_CLIENT_", abi.ClientRole),
         ("mesh_port_mode", "MESH_PORT_", abi.PortMode),

@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from control.wire.address import SocketAddress
 from nodeagent.capture.plan import User
 from nodeagent.loader.abi import MAX_DEPTH, ConfigFlag
 from nodeagent.loader.maps import Settings
+from nodeagent.namespaces.loopback import has_ipv6_loopback
 from tests.kernel.conftest import CAPTURE_PORT, FAMILIES, Family, Node, connect, workload
 from tests.support.pace import patient
 
@@ -316,6 +318,20 @@ def test_when_not_everything_fits_unknown_destinations_are_refused(node: Node, f
     server.accept()[0].close()
     node.lab.client(node.app, lambda: connect(family, family.virtual, 80))
     assert node.capture.counters()["refused_incomplete"] == 1
+
+
+def test_a_namespace_without_ipv6(node: Node) -> None:
+    """What goes to an IPv6 address of the mesh is taken to the IPv4 listener, and is told apart as ever."""
+    v6 = FAMILIES[1]
+    node.mesh((v6.virtual, 80))
+    node.lab.inside(lambda: Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("1"))
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        node.lab.client(node.app, lambda: connect(v6, v6.virtual, 80))
+    node.capture.serve(node.cookie, CAPTURE_PORT, ipv6=node.lab.inside(lambda: has_ipv6_loopback(None)))
+    told = node.lab.client(node.app, lambda: connect(v6, v6.virtual, 80))
+    assert told["peer"] == (v6.virtual, 80)
+    flow = node.take(FAMILIES[0])
+    assert flow is not None and flow.destination == SocketAddress(v6.virtual, 80)
 
 
 def test_many_connections_are_told_apart(node: Node, family: Family) -> None:

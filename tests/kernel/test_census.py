@@ -79,7 +79,7 @@ class Told:
         self.served: dict[int, tuple[int, int]] = {}
         self.messages: list[Namespaces] = []
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0) -> None:
+    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
         self.served[cookie] = (port, dns_port)
 
     def unserve(self, cookie: int) -> None:

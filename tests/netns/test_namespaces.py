@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.netns import resources
 from tests.netns.lab import eventually, identity
 from tests.netns.pods import Pod
 from tests.netns.resources import from_principal, peer_authentication, policy
 from tests.netns.servers import echo, greeter, roundtrip
 from tests.netns.shop import PORT, TARGET_PORT, Family, Shop
-from tests.netns.town import Town, place_of
+from tests.netns.town import Town, place_of, wait_served
 from tests.netns.town import town as make_town
 from tests.netns.tunnel import Tunnel, server_certificate, spiffe_ids, stolen_authority
 from tests.support import pki
@@ -208,3 +209,15 @@ def test_threads_that_went_elsewhere_do_not_hold_a_namespace(shop: Shop) -> None
         eventually(
             lambda: inode not in [p["inode"] for p in place_of(a, "client")], within=15, what="the namespace is let go"
         )
+
+
+def test_a_namespace_without_ipv6(shop: Shop, family: Family) -> None:
+    """As docker makes them. Its programs reach IPv6 addresses of the mesh all the same: it is the agent that goes."""
+    a = shop.mesh.a
+    with Pod(shop.mesh, a, "narrow", 10) as pod:
+        pod.outside.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.lo.disable_ipv6=1")
+        with shop.mesh.applied(resources.workload("narrow", a.name, addresses=[pod.v4])), shop.server.serve(echo):
+            wait_served(pod)
+            with shop.dial(shop.server, family, source=pod.spot) as connection:
+                assert roundtrip(connection, b"narrow") == b"narrow"
+                assert connection.getpeername()[:2] == (shop.server.address(family), PORT)
