@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.netns.lab import BIN, eventually, identity
 from tests.netns.resources import service, workload
@@ -183,3 +184,50 @@ def test_a_port_that_a_service_does_not_have(shop: Shop, family: Family) -> None
         connection.settimeout(3)
         read_all(connection)
     assert not isinstance(refused.value, TimeoutError)
+
+
+def test_two_workloads_that_claim_one_address_and_port(shop: Shop, family: Family) -> None:
+    """Control refuses the second and names both; whoever was there first goes on."""
+    a = shop.mesh.a
+    address, ports = family.form("10.77.9.1", "fd77::9:1"), [9001]
+    one = workload("first", a.name, addresses=[address], ports=ports)
+    other = workload("second", a.name, addresses=[family.form("10.77.9.1", "fd77::9:1").upper()], ports=ports)
+    with shop.mesh.applied(one):
+        file = shop.mesh.place.directory / "clash.yaml"
+        file.write_text(yaml.safe_dump(other))
+        refused = shop.mesh.meshctl("apply", "-f", file, check=False)
+        assert refused.returncode != 0
+        assert "shop/first" in refused.stderr and "shop/second" in refused.stderr and "9001" in refused.stderr
+        assert shop.mesh.get("workload", "first")["spec"]["ports"] == ports
+        assert shop.mesh.meshctl("get", "workload", "second", "-n", "shop", check=False).returncode != 0
+
+
+def test_two_workloads_that_select_one_cgroup(shop: Shop, family: Family) -> None:
+    """By the same words control refuses it; by other words it shows on the node. There the cgroup is nobody's: refused,
+    not let past, and both are named; taken again when one of them goes.
+    """
+    a = shop.mesh.a
+    unit = f"both-{family.name.lower()}.service"
+    spot = a.spot(f"system.slice/{unit}")
+    spot.cgroup.mkdir(parents=True, exist_ok=True)
+    by_path, by_unit = {"cgroupPath": f"/system.slice/{unit}"}, {"systemdUnit": unit}
+    with shop.mesh.applied(workload("one", a.name, selectors=by_path)):
+        shop.mesh.wait_enrolled(spot)
+        file = shop.mesh.place.directory / "clash.yaml"
+        file.write_text(yaml.safe_dump(workload("two", a.name, selectors=by_path)))
+        refused = shop.mesh.meshctl("apply", "-f", file, check=False)
+        assert refused.returncode != 0 and "shop/one" in refused.stderr and "shop/two" in refused.stderr
+        with shop.mesh.applied(workload("two", a.name, selectors=by_unit)):
+
+            def told() -> str:
+                return next(row for row in a.nodeagent("workloads", "-o", "json") if row["name"] == "two")["problems"][
+                    0
+                ]
+
+            problem = eventually(told, what="it is told")
+            assert "shop/one" in problem and "shop/two" in problem and "disjoint" in problem
+            direct = family.form(shop.mesh.b.v4, shop.mesh.b.v6)
+            for address, port in ((shop.server.address(family), PORT), (direct, TARGET_PORT)):
+                with pytest.raises(ConnectionResetError), spot.connect(address, port) as connection:
+                    read_all(connection)
+        eventually(lambda: carried_as(shop, spot, family) == identity("one"), what="one of them is its own")
