@@ -54,10 +54,27 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "first"
 
 
+FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+
+
 @pytest.fixture(scope="module")
 def town(shop: Shop) -> Iterator[Town]:
+    """Its first node passes on what one pod sends another, or nothing could get past the mesh."""
     with make_town(shop) as made:
+        before = [_forwarding(shop.mesh.a, name) for name in FORWARDING]
+        for name in FORWARDING:
+            _forwarding(shop.mesh.a, name, "1")
         yield made
+        for name, value in zip(FORWARDING, before, strict=True):
+            _forwarding(shop.mesh.a, name, value)
+
+
+def _forwarding(node: Node, name: str, value: str = "") -> str:
+    """What the switch says, before it is set to the value, if one is given."""
+    line = 'cat "$0" && { [ -z "$1" ] || echo "$1" > "$0"; }'
+    done = node.outside.run("/bin/sh", "-c", line, f"/proc/sys/{name}", value)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode().strip()
 
 
 def hook_of(node: Node, *options: str) -> dict[str, Any]:
