@@ -21,8 +21,6 @@ from tests.netns.spot import Spot
 IMAGE, PAUSE = "nodemesh.test/box:1", "nodemesh.test/pause:1"
 CRI = "k8s.io"
 """The namespace of containerd in which its CRI keeps pods."""
-SHIMS = Path("/run/containerd")
-"""Where shims have their sockets, whatever containerd is told."""
 CONFIG = """
 version = 2
 root = "{place}/root"
@@ -84,7 +82,6 @@ def containerd(mesh: Mesh, node: Node, hook: dict[str, Any] | None = None) -> It
     place.mkdir()
     engine.hook(hook)
     (place / "config.toml").write_text(CONFIG.format(place=place, pause=PAUSE))
-    before = _shims()
     process = node.outside.spawn("containerd", "--config", place / "config.toml", log=log)
     try:
 
@@ -103,13 +100,15 @@ def containerd(mesh: Mesh, node: Node, hook: dict[str, Any] | None = None) -> It
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             if line.split()[1].startswith(f"{place}/"):
                 subprocess.run(["umount", "--lazy", line.split()[1]], check=False, capture_output=True)
-        shutil.rmtree(place, ignore_errors=True)
-        for shim in _shims() - before:
+        for shim in _shims(place):
             shim.unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _shims() -> set[Path]:
-    return {path for place in ("s", "fifo") for path in (SHIMS / place).glob("*") if not path.is_dir()}
+def _shims(place: Path) -> list[Path]:
+    """Sockets of shims that are left: they are in /run/containerd, whatever containerd is told."""
+    told = place.glob("state/io.containerd.runtime.v2.task/*/*/address")
+    return [Path(path.read_text().removeprefix("unix://")) for path in told]
 
 
 class Ctr(Container):
