@@ -88,7 +88,7 @@ def test_many_switches_keep_the_order(splice: SpliceLab, family: Family) -> None
         def pause(got: int) -> None:
             if got - last[0] >= step:
                 last[0] = got
-                time.sleep(0.03)
+                time.sleep(patient(0.03))  # long enough for the sender to fill the queue
 
         digest = read_all(flow.server, size, pause)
         sender.join()
