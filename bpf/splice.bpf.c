@@ -36,6 +36,8 @@
 #define MSG_ERRQUEUE 0x2000
 #define SEND_SHUTDOWN 2
 #define O_NONBLOCK 04000
+#define TCP_ESTABLISHED 1
+#define MAX_RT_PRIO 100
 #define S_IFMT 00170000
 #define S_IFSOCK 0140000
 #define FIONREAD 0x541B
@@ -68,6 +70,7 @@ const volatile struct mesh_splice_vocabulary mesh_splice_vocabulary = {};
 
 #include "splice_move.bpf.c"
 #include "splice_watch.bpf.c"
+#include "splice_exchange.bpf.c"
 #include "splice_control.bpf.c"
 
 char LICENSE[] SEC("license") = "GPL";

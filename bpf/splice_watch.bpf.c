@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* What happens to the sockets of flows: they come to be (sockops), are read (tp_btf), or do what a spliced socket
  * cannot (setsockopt, splice(2), FIONREAD). None of these refuses a connection; without them a flow is relayed. */
+#include "include/splice_exchange.h"
 #include "include/splice_turn.h"
 
 static __always_inline void mesh_splice_mark(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 flow, __u32 role,
@@ -132,6 +133,7 @@ SEC("tp_btf/sock_recv_length")
 int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 {
 	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
+	bool stays = length > 0 && mesh_splice_stays(sk);
 	struct mesh_splice_flow *flow;
 	struct mesh_splice_way *way;
 	__u64 id, consumed = 0;
@@ -170,8 +172,11 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 		if (way->charged && consumed >= way->tail)
 			mesh_splice_discharge(way);
 	}
-	if (way->spliced && length && !(flow->flags & MESH_SPLICE_LEG))
-		mesh_splice_yield(way, sk, length < 0);
+	if (!way->spliced || !length || flow->flags & MESH_SPLICE_LEG)
+		return 0;
+	if (stays)
+		mesh_splice_exchanged(&mine->exchange, way);
+	mesh_splice_yield(way, sk, length < 0);
 	return 0;
 }
 

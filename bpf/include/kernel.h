@@ -19,6 +19,7 @@ struct proto {
 
 struct sock_common {
 	atomic64_t skc_cookie;
+	volatile unsigned char skc_state;
 	unsigned long skc_flags;
 	struct proto *skc_prot;
 };
@@ -50,6 +51,7 @@ struct sock {
 	int sk_rcvlowat;
 	int sk_peek_off;
 	__u8 sk_shutdown;
+	int sk_err;
 	struct socket *sk_socket;
 	void *sk_user_data;
 };
@@ -82,6 +84,7 @@ struct tcp_sock {
 	__u32 notsent_lowat;
 	__u32 data_segs_out;
 	__u32 copied_seq;
+	__u32 rcv_nxt;
 	__u64 bytes_received;
 	__u8 recvmsg_inq : 1;
 	__u64 bytes_acked;
@@ -105,7 +108,32 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct thread_info {
+	unsigned long flags;
+};
+
+/* What runs on a processor, and waits to. */
+struct rt_rq {
+	unsigned int rt_nr_running; /* of real-time threads */
+};
+
+struct rq {
+	unsigned int nr_running;
+	struct rt_rq rt;
+};
+
+struct cfs_rq {
+	struct rq *rq;
+};
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
+	int prio;
+	struct sched_entity se;
 	struct files_struct *files;
 };
 

@@ -19,6 +19,8 @@
  * one-byte messages would hold a thousand times the limit. */
 #define MESH_SPLICE_MESSAGE 4096
 #define MESH_SPLICE_COUNTERS 16
+/* Threads that are told apart: a power of two. */
+#define MESH_SPLICE_THREADS 16384
 /* Looks at the receiver's progress in one wait: a bound for the verifier; the clock ends it before. */
 #define MESH_SPLICE_LOOKS 65536
 /* Waits for the relay's rest take at most this part of a sender's time. */
@@ -36,12 +38,21 @@
 #define MESH_SPLICE_MOMENT 20000
 /* ... once that was long enough so many times in a row. */
 #define MESH_SPLICE_PROMPT 4
+/* Exchanges in a row (a send, and then what came after it, by one thread on one socket with no other socket between) after
+ * which a thread waits for the answer at the end of its send, if the thread at the other end does: at least, */
+#define MESH_SPLICE_EXCHANGES 8
+/* ... and at most, when waiting turned out to be no gain. */
+#define MESH_SPLICE_EXCHANGES_MOST 1024
+/* Waits in a row that took more than half of what sleeping did: then there are no more. */
+#define MESH_SPLICE_GAINLESS 4
 /* Unsent bytes that an application's socket may hold before it counts as full (TCP_NOTSENT_LOWAT, unless the
  * application set its own): they would have to be relayed before the next splice. */
 #define MESH_SPLICE_UNSENT (64 << 10)
 /* Cost that a direction of a leg may have queued, however large the limit of flows is: the agent reads at once, and what
  * it does not read at once is bulk, which TCP carries better. */
 #define MESH_SPLICE_LEG_LIMIT (1 << 20)
+/* In the place of the time of a send that it does not matter of. */
+#define MESH_SPLICE_UNTIMED 1
 /* In the place of a cookie: the agent's accepted socket of the leg whose client has the rest of it. */
 #define MESH_SPLICE_AGENT_END (1ULL << 63)
 
@@ -52,12 +63,25 @@ enum mesh_splice_role {
 	MESH_SPLICE_TRIAL = 4, /* a client of the self-test, before it connects */
 };
 
+/* What the thread that sends on a socket does there (splice_exchange.h). Nothing is decided by it. */
+struct mesh_splice_exchange {
+	__u64 sent; /* CLOCK_MONOTONIC nanoseconds of the last send, or MESH_SPLICE_UNTIMED; 0: something was received since */
+	__u64 took; /* nanoseconds from send to receive, `count` exchanges together */
+	__u32 thread; /* its number */
+	__u32 count; /* exchanges in a row, `needed` at most */
+	__u32 needed; /* ... before it waits; 0: none yet */
+	__u32 answered; /* waits since then that ended with something to read */
+	__u32 gainless; /* ... of them, the last in a row that took too long to be a gain */
+	__u32 pad;
+};
+
 /* What is remembered in a socket. */
 struct mesh_splice_socket {
 	__u64 flow; /* 0: none yet */
 	__u64 read; /* bytes that recvmsg() gave so far; atomic */
 	__u32 base; /* the sequence number of the first byte that it sends */
 	__u32 role;
+	struct mesh_splice_exchange exchange;
 };
 
 enum mesh_splice_flag {
@@ -114,7 +138,7 @@ struct mesh_splice_way {
 	__u32 prompt; /* times in a row, MESH_SPLICE_PROMPT at most, that more came within a moment of `dry` */
 	__u32 sender; /* processor of the last redirect */
 	__u32 receiver; /* ... of the last read */
-	__u32 pad;
+	__u32 patient; /* 1: whoever reads it has done nothing but exchanges, and would wait for the next message */
 };
 
 struct mesh_splice_end {
@@ -152,7 +176,8 @@ struct mesh_splice_config {
 	__u32 flags; /* enum mesh_splice_switch */
 	__s32 ioctl_call; /* number of ioctl(2) */
 	__u32 pad;
-	__u32 patience; /* nanoseconds that a sender may be held for its receiver to catch up; 0 on one CPU: nobody waits */
+	__u32 patience; /* nanoseconds that a sender may be held for its receiver to catch up, or to answer; 0 on one CPU: nobody
+			 * waits */
 };
 
 enum mesh_splice_operation {
@@ -202,11 +227,14 @@ enum mesh_splice_count {
 	MESH_SPLICE_COUNT_BYTES = 8,
 	MESH_SPLICE_COUNT_LEGS = 9, /* a leg was enrolled */
 	MESH_SPLICE_COUNT_BULK = 10, /* ... and left, because it was bulk */
+	MESH_SPLICE_COUNT_ANSWERED = 11, /* a thread waited for the answer, busily, and there it was */
+	MESH_SPLICE_COUNT_UNANSWERED = 12, /* ... and it did not come in time */
 	MESH_SPLICE_COUNT_END,
 };
 
-_Static_assert(sizeof(struct mesh_splice_socket) == 24, "mesh_splice_socket");
+_Static_assert(sizeof(struct mesh_splice_socket) == 24 + 40, "mesh_splice_socket");
 _Static_assert(sizeof(struct mesh_splice_way) == 136, "mesh_splice_way");
+_Static_assert(sizeof(struct mesh_splice_exchange) == 40, "mesh_splice_exchange");
 _Static_assert(sizeof(struct mesh_splice_flow) == 2 * 136 + 2 * 56 + 8, "mesh_splice_flow");
 _Static_assert(sizeof(struct mesh_splice_request) == 64, "mesh_splice_request");
 _Static_assert(MESH_SPLICE_COUNT_END <= MESH_SPLICE_COUNTERS, "more counters than slots");
@@ -286,6 +314,15 @@ struct {
 	__type(key, __u64);
 	__type(value, __u64);
 } mesh_spl_hash SEC(".maps");
+
+/* Number of a thread, cut -> address of the spliced socket that it sent on last; 0: it has received from another one since.
+ * Threads that share an entry never wait. Writer, reader: the tracepoints. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MESH_SPLICE_THREADS);
+	__type(key, __u32);
+	__type(value, __u64);
+} mesh_spl_talk SEC(".maps");
 
 /* Flow -> enum mesh_splice_flag: why it has to be reset. Writer: programs. Reader: workers, which take it out. */
 struct {

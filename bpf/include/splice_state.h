@@ -83,4 +83,10 @@ static __always_inline struct mesh_splice_way *mesh_splice_inward(struct mesh_sp
 	return role == MESH_SPLICE_CLIENT ? &flow->way[1] : &flow->way[0];
 }
 
+/* ... and the one that it sends. */
+static __always_inline struct mesh_splice_way *mesh_splice_outward(struct mesh_splice_flow *flow, __u32 role)
+{
+	return role == MESH_SPLICE_CLIENT ? &flow->way[0] : &flow->way[1];
+}
+
 #endif

@@ -10,7 +10,7 @@
  *   a reader that comes out                 waits for the message of whoever knocked
  *   a reader that finds nothing             waits a moment, if lately more came within a moment each time
  *
- * Each wait ends by the clock, and nothing is decided by how it ended. */
+ * Each wait ends by the clock, and nothing is decided by how it ended. Small messages to and fro are splice_exchange.h's. */
 #ifndef MESH_SPLICE_TURN_H
 #define MESH_SPLICE_TURN_H
 

@@ -29,7 +29,7 @@ CGROUP_PROGRAMS = {"mesh_splice_sockops": 3, "mesh_splice_option": 22}
 TRACEPOINT = "sock_recv_length"
 TRACEPOINT_SINCE = "6.3"
 """The only one of those below that some supported kernels lack."""
-TRACING_PROGRAMS = ("mesh_splice_received", "mesh_splice_reading")
+TRACING_PROGRAMS = ("mesh_splice_received", "mesh_splice_reading", "mesh_splice_awaiting")
 FIONREAD_PROGRAM = "mesh_splice_asking"
 """Attached only where FIONREAD leaves redirected bytes out."""
 RING_PROGRAM = "mesh_splice_ring"
@@ -42,9 +42,9 @@ _WAY = (
     ("consumed", "Q"), ("redirected", "Q"), ("tail", "Q"), ("charged", "q"), ("messages", "Q"), ("read_messages", "Q"),
     ("mark", "Q"), ("mark_messages", "Q"), ("retry", "Q"), ("active", "Q"), ("spliced", "I"), ("reader", "I"),
     ("switches", "I"), ("knocked", "I"), ("socket", "Q"), ("dry", "Q"), ("calm", "Q"), ("prompt", "I"), ("sender", "I"),
-    ("receiver", "I"), ("pad", "I"),
+    ("receiver", "I"), ("patient", "I"),
 )  # fmt: skip
-SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("read", "Q"), ("base", "I"), ("role", "I"))
+SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("read", "Q"), ("base", "I"), ("role", "I"), ("exchange", "40s"))
 WAY = Layout("mesh_splice_way", *_WAY)
 END = Layout("mesh_splice_end", ("cookie", "Q"), ("app", "20s"), ("agent", "20s"), ("netns", "i"), ("pad", "I"))
 FLOW = Layout(
@@ -162,3 +162,5 @@ class Count(IntEnum):
     BYTES = 8
     LEGS = 9
     BULK = 10
+    ANSWERED = 11
+    UNANSWERED = 12

@@ -190,7 +190,7 @@ class Scratch:
     def mark(self, client: socket.socket) -> None:
         """Have its connection taken for a captured one, before it connects."""
         ffi = self._sys.ffi
-        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, 0, abi.Role.TRIAL))
+        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, 0, abi.Role.TRIAL, b""))
         result = self._sys.lib.bpf_map_update_elem(self._sockets, ffi.new("int *", client.fileno()), value, 0)
         self._sys.check(result, "cannot mark a socket as captured")
 

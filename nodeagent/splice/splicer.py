@@ -114,7 +114,7 @@ class Splicer:
     def dialling(self, flow: int, descriptor: int) -> None:
         """The agent's socket with this descriptor is going to connect to the server. Call it before ``connect()``."""
         self._descriptor[0] = descriptor
-        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, 0, abi.Role.DIAL)
+        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, 0, abi.Role.DIAL, b"")
         result = self._sys.lib.bpf_map_update_elem(self._sockets, self._descriptor, self._socket, 0)
         self._sys.check(result, "cannot mark the agent's socket")
 

@@ -15,7 +15,7 @@ from nodeagent.splice import abi
 from nodeagent.splice.controller import MAX_FLOWS, OBJECT_PATH
 
 MAX_NAME = 15
-INTERNAL = {"mesh_addr", "mesh_splice_vocabulary", "mesh_splice_dial", "mesh_splice_wait"}
+INTERNAL = {"mesh_addr", "mesh_splice_vocabulary", "mesh_splice_dial", "mesh_splice_wait", "mesh_splice_exchange"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_maps_and_programs_are_those_that_we_open(types: list[dict[str, Any]
         mesh.CLIENT_MAP,
         mesh.ORIGIN_MAP,
     }  # fmt: skip
-    assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial", "mesh_spl_zcopy"}
+    assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial", "mesh_spl_zcopy", "mesh_spl_talk"}
     assert all(len(name) <= MAX_NAME for name in names)
     programs = {entry["name"] for entry in types if entry["kind"] == "FUNC" and entry.get("linkage") == "global"}
     attached = {
