@@ -154,6 +154,11 @@ class Bench:
         self.poller.close()
 
 
+def congestion(handle: socket.socket) -> bytes:
+    """The name of its congestion control."""
+    return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
 def polled(function: Callable[[Bench], Coroutine[Any, Any, None]]) -> Any:
     """Make it a test."""
 

@@ -23,6 +23,15 @@ _IP_FREEBIND: Final = 15
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _QUIET: Final = struct.Struct("=44xIII")
 """Of ``struct tcp_info`` (linux/tcp.h): tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv."""
+_SHORTEST_TRIP: Final = struct.Struct("=148xI")
+"""Of ``struct tcp_info``: tcpi_min_rtt, in microseconds; all ones before the first sample."""
+_NAME_BYTES: Final = 16
+_PACES: Final = b"bbr"
+"""What the names of congestion controls begin with that send by a timer instead of by the answers that arrive."""
+UNPACED: Final = b"reno"
+"""Part of every Linux, and nobody needs a capability to choose it."""
+NEAR_MICROSECONDS: Final = 1000
+"""A shorter round trip stays within one site."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _ORDERLY_CLOSE: Final = struct.pack("ii", 0, 0)
 
@@ -103,6 +112,26 @@ def small_buffers(handle: socket.socket) -> None:
     """Let little wait in the agent's socket of a flow that may be spliced: all of it has to be read before it is."""
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         handle.setsockopt(socket.SOL_SOCKET, option, SPLICED_BUFFER)
+
+
+def unpaced_if_near(transport: BaseTransport) -> bool:
+    """On a connected socket: where the host's choice is BBR and the path is short, have Reno instead; whether so.
+
+    BBR is for paths that are long or lose much. It sends 64 KiB at a time, by a timer, and each costs an interrupt.
+    An operator who wants it on a short path has ``congctl lock`` of the route for it.
+    """
+    handle = transport.get_extra_info("socket")
+    try:
+        paced = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).startswith(_PACES)
+        if not paced:
+            return False
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SHORTEST_TRIP.size)
+        if _SHORTEST_TRIP.unpack(info)[0] >= NEAR_MICROSECONDS:
+            return False
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
+    except (AttributeError, OSError):
+        return False  # the socket is gone, or the route insists
+    return True
 
 
 def quiet_seconds(transport: BaseTransport) -> float:

@@ -16,7 +16,7 @@ from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
 from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address, write_now
+from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address, unpaced_if_near, write_now
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
 from nodeagent.relay.protocol.errors import ErrorCode, PeerError
 from nodeagent.relay.protocol.stream import Headers, Stream
@@ -150,6 +150,8 @@ class TunnelEnd(BufferedProtocol):
             self.before_authentication()
             self.peer = authenticate(tls.object, datetime.now(UTC), self.trust_domain)
             self._idle_since = self._heard
+            if self.transport is not None:
+                unpaced_if_near(self.transport)
             self.authenticated()
             self.output_ready()
 
