@@ -62,7 +62,7 @@ class Listeners:
 
     def open_captured(self, outbound: Outbound, port: int, inside: Namespace | None = None) -> None:
         """Where captured connections arrive. ListenError, and then none of them is open."""
-        self._on_loopback(lambda: outbound.leg(inside), port, inside)
+        self._on_loopback(lambda: outbound.leg(inside), port, inside, near=True)
         self.captures = True
 
     def open_plaintext(
@@ -70,18 +70,18 @@ class Listeners:
     ) -> None:
         """Where the kernel brings plaintext of the namespace. ListenError, BpfError."""
         cookie = (inside or own()).cookie
-        for server, ip in self._on_loopback(lambda: plaintext.leg(inside), port, inside):
+        for server, ip in self._on_loopback(lambda: plaintext.leg(inside), port, inside, near=False):
             for handle in server.sockets:
                 steers.add(cookie, handle.fileno(), v6=":" in ip)
 
     def _on_loopback(
-        self, leg: Callable[[], BaseProtocol], port: int, inside: Namespace | None
+        self, leg: Callable[[], BaseProtocol], port: int, inside: Namespace | None, *, near: bool
     ) -> list[tuple[Listener, str]]:
         opened: list[tuple[Listener, str]] = []
         for ip in ("127.0.0.1", "::1"):
             address = SocketAddress(ip, port)
             try:
-                opened.append((listen_for_apps(self._poller, leg, address, inside), ip))
+                opened.append((listen_for_apps(self._poller, leg, address, inside, near=near), ip))
             except ListenError:
                 if address.family == 4 or HOST_HAS_IPV6:
                     for server, _ in opened:

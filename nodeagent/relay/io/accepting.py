@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import for_application, freely_bound, make, no_early_connections
+from nodeagent.relay.io.sockets import for_application, freely_bound, make, no_early_connections, within_node
 from nodeagent.relay.io.transport import SocketTransport
 
 BACKLOG: Final = 4096
@@ -71,12 +71,21 @@ async def listen(
 
 
 def listen_for_apps(
-    poller: Poller, factory: Callable[[], BaseProtocol], address: SocketAddress, inside: Namespace | None = None
+    poller: Poller,
+    factory: Callable[[], BaseProtocol],
+    address: SocketAddress,
+    inside: Namespace | None = None,
+    *,
+    near: bool = False,
 ) -> AppListener:
-    """As ``listen``, for connections of applications: closing one resets it until its orderly end."""
+    """As ``listen``, for connections of applications: closing one resets it until its orderly end. ``near``: all of
+    them are on this node.
+    """
     listener = make(address, inside)
     try:
         for_application(listener)
+        if near:
+            within_node(listener)
         _bind(listener, address, inside)
         listener.listen(BACKLOG)
         no_early_connections(listener)

@@ -15,7 +15,7 @@ from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import address_in_there, for_application, make, small_buffers
+from nodeagent.relay.io.sockets import address_in_there, for_application, make, small_buffers, within_node
 from nodeagent.relay.io.transport import SocketTransport
 
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
@@ -52,6 +52,8 @@ async def dial_app(
     connecting = make(address, inside)
     try:
         for_application(connecting)
+        if not outward:
+            within_node(connecting)
         if inside is not None and not outward:
             address = address_in_there(connecting, address)
         if spliced:

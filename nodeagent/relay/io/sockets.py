@@ -6,6 +6,7 @@ reset to the application and never looks like the end of its stream. An accepted
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -71,6 +72,14 @@ def for_application(handle: socket.socket) -> None:
     """Closing it resets the connection, and nothing waits for more to send; what it accepts inherits both."""
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def within_node(handle: socket.socket) -> None:
+    """What it sends never leaves the node, so there is no path to probe and nothing to pace; what it accepts inherits
+    that. Before it is connected or listens.
+    """
+    with contextlib.suppress(OSError):
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
 
 
 def no_early_connections(listener: socket.socket) -> None:

@@ -15,17 +15,19 @@ import pytest
 from control.wire.address import SocketAddress
 from nodeagent.relay.io import accepting
 from nodeagent.relay.io.accepting import ACCEPTED_AT_ONCE, AppListener, ListenError, listen, listen_for_apps
-from tests.support.polled import Bench, Recorder, polled
+from nodeagent.relay.io.sockets import UNPACED
+from tests.support.polled import Bench, Recorder, congestion, polled
 from tests.support.stories import eventually
 
 
 class Hall:
     """A listener, and the protocols of those who came."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, *, near: bool = True) -> None:
         self.bench = bench
         self.guests: list[Recorder] = []
-        self.listener: AppListener = listen_for_apps(bench.poller, self.guest, SocketAddress(bench.listens, 0))
+        address = SocketAddress(bench.listens, 0)
+        self.listener: AppListener = listen_for_apps(bench.poller, self.guest, address, near=near)
         self.address = SocketAddress(bench.connects, self.listener.sockets[0].getsockname()[1])
 
     def guest(self) -> Recorder:
@@ -43,6 +45,16 @@ class Hall:
         for guest in self.guests:
             if guest.transport is not None:
                 guest.transport.abort()
+
+
+@polled
+async def test_only_what_comes_from_the_node_is_not_paced(bench: Bench) -> None:
+    for near, expected in ((True, UNPACED), (False, congestion(bench.server()[0]))):
+        hall = Hall(bench, near=near)
+        with hall.connect():
+            await hall.wait(1)
+            assert congestion(hall.guests[0].transport.get_extra_info("socket")) == expected
+        hall.close()
 
 
 @polled

@@ -14,8 +14,9 @@ from control.wire.address import SocketAddress
 from nodeagent.reasons import Reason
 from nodeagent.relay.io import dialling
 from nodeagent.relay.io.dialling import connect_reason, dial_app
+from nodeagent.relay.io.sockets import UNPACED
 from nodeagent.relay.io.tasks import Tasks
-from tests.support.polled import Bench, Recorder, polled
+from tests.support.polled import Bench, Recorder, congestion, polled
 
 
 def crowded(bench: Bench) -> tuple[socket.socket, SocketAddress]:
@@ -43,6 +44,15 @@ async def test_on_one_host_it_is_done_before_it_waits(bench: Bench) -> None:
         await protocol.lost.wait()
         with pytest.raises(ConnectionResetError):
             server.recv(1)
+
+
+@polled
+async def test_what_stays_on_the_node_is_not_paced(bench: Bench) -> None:
+    _, address = bench.server()
+    for outward, expected in ((False, UNPACED), (True, congestion(bench.server()[0]))):
+        protocol = await dial_app(bench.poller, Recorder, address, outward=outward)
+        assert congestion(protocol.transport.get_extra_info("socket")) == expected
+        protocol.transport.abort()
 
 
 @polled
