@@ -11,7 +11,7 @@ VM     := build/vm
 # BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,MESH_SOAK_ROUNDS,MESH_SOAK_STALL_SECONDS,MESH_SOAK_OUTPUT,CI)
 
-.PHONY: help setup setup-bench bpf lint format types unit property contract kernel netns fuzz vm vm-matrix setup-vm bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
+.PHONY: help setup ready setup-bench bpf compiled lint format types unit property contract kernel netns fuzz vm vm-matrix setup-vm bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,7 +19,8 @@ help: ## what can be made
 VM_OPTIONS = $(if $(TESTS),--tests "$(TESTS)") $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ACCEL),--accel $(ACCEL))
 
 # --- what everything needs -------------------------------------------------------------------------------------------
-setup: $(STAMPS)/packages $(VENV)/.installed bpf ## install what is missing (apt, .venv) and build the BPF object
+setup: ready compiled ## install what is missing (apt, .venv), build the BPF object and the compiled modules
+ready: $(STAMPS)/packages $(VENV)/.installed bpf
 setup-bench: setup $(STAMPS)/packages-bench
 
 $(STAMPS)/packages: .ci/packages
@@ -52,6 +53,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(STAMPS)/packages
 bpf: $(STAMPS)/packages ## build the BPF object
 	@$(MAKE) --no-print-directory --silent -C bpf
 
+compiled: $(VENV)/.installed ## compile what carries connections (nodeagent/compiled); nothing if it is current
+	@CC=$${CC:-clang} $(PY) -m nodeagent.compiled.build
+
 lock: ## resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header vm-lab/requirements.in -o vm-lab/requirements.lock
@@ -61,27 +65,27 @@ root:
 	  echo "this needs root (BPF programs, network namespaces, cgroups) and there is no sudo: run make as root" >&2; exit 1; }
 
 # --- checks without running anything -------------------------------------------------------------------------------
-lint: setup ## ruff, formatting, who may import whom, size budgets
+lint: ready ## ruff, formatting, who may import whom, size budgets
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
-format: setup ## let ruff format and fix what it can
+format: ready ## let ruff format and fix what it can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-types: setup ## mypy --strict
+types: ready ## mypy --strict
 	$(VENV)/bin/mypy
 
 # --- floors of tests -------------------------------------------------------------------------------------------------
-unit: setup ## pure code: no root, no network
+unit: ready ## pure code: no root, no network
 	$(PYTEST) -q -n auto tests/unit tests/test_architecture.py
 
-property: setup ## hypothesis: codecs, wire model, policy
+property: ready ## hypothesis: codecs, wire model, policy
 	$(PYTEST) -q -n auto tests/property
 
-contract: setup ## one suite per interface
+contract: ready ## one suite per interface
 	$(PYTEST) -q -n auto tests/contract
 
 kernel: setup root ## BPF programs in the running kernel
@@ -90,7 +94,7 @@ kernel: setup root ## BPF programs in the running kernel
 netns: setup root ## whole stories over two nodes made of network namespaces
 	$(ROOT) $(PYTEST) -q tests/netns
 
-fuzz: setup ## bounded fuzzing of everything that reads bytes from others
+fuzz: ready ## bounded fuzzing of everything that reads bytes from others
 	$(PYTEST) -q tests/fuzz
 
 vm: setup-vm ## the kernel and netns tests on other kernels of Debian: KERNEL="6.1 7.x"; TESTS=all, MINUTES, ACCEL=kvm|tcg

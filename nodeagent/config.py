@@ -93,6 +93,8 @@ class Config:
     """Whether flows between workloads of this node may be joined in the kernel, where it has shown that it can."""
     dns: bool = True
     """Whether DNS questions of this node's workloads come to the agent, so that they know the names of the mesh."""
+    compiled: bool = True
+    """Whether workers use compiled modules, where there are current ones (``nodeagent.compiled``)."""
     resolv_conf: Path = Path("/etc/resolv.conf")
     """Names the resolvers by which the agent finds hosts outside the mesh (ServiceEntry)."""
     notes: tuple[str, ...] = ()
@@ -235,6 +237,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "sealed_without_agent": _switch,
     "splice": _switch,
     "dns": _switch,
+    "compiled": _switch,
     "resolv_conf": _path,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
     "containers.oci": _patterns,

@@ -75,6 +75,10 @@ def reserved_ports(config: Config) -> frozenset[int]:
     return AGENT_PORTS | frozenset(asdict(config.ports).values())
 
 
+def _worker_options(config: Config) -> tuple[str, ...]:
+    return () if config.compiled else ("--interpreted",)
+
+
 class Agent:
     """One agent. ``open_capture`` is None where nothing is captured (only tunnels are served)."""
 
@@ -104,7 +108,7 @@ class Agent:
             self._egress = self._open_egress()
             undo.pop_all()
         self._hub = self._make_hub()
-        self._supervisor = Supervisor(self._hub, self._workers, worker_command)
+        self._supervisor = Supervisor(self._hub, self._workers, (*worker_command, *_worker_options(config)))
         self._membership = Membership(
             config.control, config.node, lambda: read_token(config.token, config.token_file), self._directory,
             self._on_member,

@@ -60,10 +60,10 @@ class Manager:
 
 
 @contextmanager
-def running() -> Iterator[Manager]:
+def running(*options: str) -> Iterator[Manager]:
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE_SECONDS)
-    command = [sys.executable, "-m", "nodeagent.worker", "--channel-fd", str(theirs.fileno())]
+    command = [sys.executable, "-m", "nodeagent.worker", "--channel-fd", str(theirs.fileno()), *options]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
     theirs.close()
     try:
@@ -137,7 +137,17 @@ def test_a_crash_says_where_it_was(ip: str) -> None:
         status, log = manager.finish()
         assert status == -signal.SIGSEGV
         assert "Fatal Python error: Segmentation fault" in log
-        assert "nodeagent/worker/__main__.py" in log
+        assert "nodeagent/worker/main.py" in log
+
+
+def test_it_runs_its_sources_where_that_is_asked_for(ip: str) -> None:
+    with running("--interpreted") as manager:
+        manager.tell(start(ip, free_port(ip)))
+        manager.hear(channel.Ready)
+        assert "compiled/built" not in Path(f"/proc/{manager.process.pid}/maps").read_text()
+        manager.pair.close()
+        _, log = manager.finish()
+        assert "runs interpreted, which costs more: it was asked for" in log
 
 
 def test_it_dies_with_its_parent() -> None:

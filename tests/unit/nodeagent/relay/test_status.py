@@ -12,6 +12,8 @@ from nodeagent.relay.status import flow_rows, tunnel_rows
 from tests.support.stories import Stage, story
 from tests.unit.nodeagent.relay.test_tracker import CLIENT, WEB, Desk
 
+pytestmark = pytest.mark.interpreted
+
 
 def test_rows_tell_what_is_live() -> None:
     desk = Desk()

@@ -21,6 +21,8 @@ from nodeagent.telemetry.flow import FlowRecord, Reporter
 from nodeagent.telemetry.metrics import CLOSED, FAILED, OPENED, SENT, FlowMetrics
 from tests.support.objects import delta, gone, policy, rule, snapshot, workload
 
+pytestmark = pytest.mark.interpreted
+
 CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",))
 WEB = workload()
 OTHER = workload("other-0", addresses=("10.0.0.3",))

@@ -138,6 +138,7 @@ def test_series_are_bounded_and_what_is_left_out_is_counted(clock: Clock) -> Non
     assert total(metrics, DROPPED_SERIES) == 3
 
 
+@pytest.mark.interpreted
 def test_the_label_set_is_made_once_for_a_pair(metrics: FlowMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
     made = 0
     original = module.label_set

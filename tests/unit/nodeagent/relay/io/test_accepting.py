@@ -111,6 +111,7 @@ async def test_too_few_descriptors_are_a_pause_and_no_end(bench: Bench) -> None:
         hall.close()
 
 
+@pytest.mark.interpreted
 @polled
 async def test_a_listener_that_cannot_be_watched_tries_again(bench: Bench) -> None:
     hall = Hall(bench)

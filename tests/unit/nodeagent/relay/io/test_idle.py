@@ -7,6 +7,8 @@ import os
 from dataclasses import replace
 from unittest import mock
 
+import pytest
+
 from control.wire.discovery import MESH_UID, MeshSettings
 from nodeagent.reasons import Reason
 from nodeagent.relay.io import app
@@ -48,6 +50,7 @@ class Clock:
         self.sweep(*nodes, later=seconds, sockets=seconds)
 
 
+@pytest.mark.interpreted
 @story(both_paths=True)
 async def test_an_idle_flow_is_reset_and_both_agents_say_why(mesh: Stage, vip: str) -> None:
     near = vip == mesh.VIP_NEAR
@@ -70,6 +73,7 @@ async def test_an_idle_flow_is_reset_and_both_agents_say_why(mesh: Stage, vip: s
     assert [sample.labels["reason"] for sample in counted] == ["idle-timeout"]
 
 
+@pytest.mark.interpreted
 @story
 async def test_the_destinations_agent_may_be_the_first_to_notice(mesh: Stage) -> None:
     clock = Clock()
@@ -111,6 +115,7 @@ async def test_by_the_kernels_own_clock(mesh: Stage, vip: str) -> None:
     await mesh.finish(*active)
 
 
+@pytest.mark.interpreted
 @story(both_paths=True)
 async def test_a_timeout_that_is_taken_back_cuts_nothing(mesh: Stage, vip: str) -> None:
     clock = Clock()
@@ -122,6 +127,7 @@ async def test_a_timeout_that_is_taken_back_cuts_nothing(mesh: Stage, vip: str) 
     await mesh.echo(client, server)
 
 
+@pytest.mark.interpreted
 @story
 async def test_what_the_kernel_carries_counts(mesh: Stage) -> None:
     """A spliced flow: its sockets are quiet, its bytes go elsewhere."""
@@ -143,6 +149,7 @@ async def test_what_the_kernel_carries_counts(mesh: Stage) -> None:
         assert record.reason is Reason.IDLE_TIMEOUT
 
 
+@pytest.mark.interpreted
 @story
 async def test_a_slow_reader_on_the_other_node_is_not_idle(mesh: Stage) -> None:
     """The windows tell that the other node's application reads on, whatever the sender's socket does."""

@@ -380,6 +380,7 @@ async def test_a_protocol_that_fails_at_the_beginning_loses_its_connection(bench
         await bench.read_to_end(bench.sockets[-1])
 
 
+@pytest.mark.interpreted
 @polled
 async def test_a_connection_that_cannot_be_watched_is_lost(bench: Bench) -> None:
     """epoll has a limit for each user (fs.epoll.max_user_watches)."""

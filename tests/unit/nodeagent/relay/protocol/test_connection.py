@@ -204,9 +204,13 @@ def test_while_the_transport_is_congested_sources_stop() -> None:
 def test_a_source_that_goes_on_at_once_does_not_starve_the_next() -> None:
     client = raw_client()
     greedy, modest = client.open(), client.open()
+
+    def goes_on() -> None:
+        greedy.stream.send(bytes(65_535))
+
     client.take()
     client.connection.congested(True)
-    greedy.writable = lambda: greedy.stream.send(bytes(65_535))  # type: ignore[method-assign,assignment,return-value]
+    greedy.writable = goes_on  # type: ignore[method-assign]
     greedy.stream.send(bytes(65_000))
     modest.stream.send(b"one small thing")
     client.connection.congested(False)  # greedy uses up the connection's window, and wants more
