@@ -1,9 +1,9 @@
 """The words between the manager and its workers, over a Unix stream socket pair that nobody else can reach.
 
 Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
-first: ``Start``, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces`` and every ``Svid`` it has; from then
-on whatever changes. The worker answers ``Ready`` once its listeners are open, ``Applied`` after each batch, ``Inside``
-after ``Namespaces``, and each ``Collect``/``ListFlows`` by its number.
+first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces``
+and every ``Svid`` it has; from then on whatever changes. The worker answers ``Ready`` once its listeners are open,
+``Applied`` after each batch, ``Inside`` after ``Namespaces``, and each ``Collect``/``ListFlows`` by its number.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Start:
     inbound_port: int = 15006
     """Where the kernel brings plaintext from outside the mesh."""
     splice: bool = False
-    """Whether same-node flows may be handed to the kernel; the manager has tested that it can."""
+    """Whether same-node flows may be handed to the kernel; the manager has tested that it can, or still tests it and
+    keeps everybody out meanwhile (``SpliceExclusions``)."""
     dns_port: int = 0
     """The first UDP port for DNS questions; 0: they are left alone."""
     resolv_conf: str = "/etc/resolv.conf"
@@ -79,6 +80,8 @@ class SpliceExclusions:
     """Every workload of the node (uid) whose flows stay in the relay because one of theirs got stuck, and why."""
 
     workloads: dict[str, str]
+    everybody: str = ""
+    """Why the flows of all others do too; empty: they do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ class Agent:
             if self._capture is not None:
                 undo.callback(self._capture.close)
             self._plaintext = self._open_plaintext(undo)
-            self._splice = self._open_splice()
+            self._splice = self._open_splice(undo)
             self._discovery = Discovery(self._directory, self._on_applied)
             self._egress = self._open_egress()
             undo.pop_all()
@@ -129,16 +129,19 @@ class Agent:
             self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
         )
         hub.on_stuck, self._splice.on_excluded = self._splice.exclude, hub.publish_exclusions
+        self._splice.tell_excluded()
         return hub
 
-    def _open_splice(self) -> NodeSplice:
+    def _open_splice(self, undo: contextlib.ExitStack) -> NodeSplice:
         if self._capture is None:
             return NodeSplice.off("nothing is captured on this node")
         if not self._config.splice:
             return NodeSplice.off("switched off in the configuration (splice: false)")
-        return NodeSplice.open(
+        opened = NodeSplice.open(
             self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch, self._config.clear_switch
         )
+        undo.callback(opened.close)
+        return opened
 
     def _open_plaintext(self, undo: contextlib.ExitStack) -> PlaintextPorts | None:
         if self._capture is None:

@@ -116,12 +116,12 @@ class Hub:
         """Tell a new worker everything, in the order in which it needs it."""
         self._links.add(link)
         link.send(replace(self._start, index=link.index))
+        if self._exclusions.workloads or self._exclusions.everybody:
+            link.send(self._exclusions)  # first: without state it denies, and has no flow that could be kept out
         if self._mirror.loaded:
             # without state the worker is told nothing, and denies: an empty snapshot would claim an empty mesh
             link.send(StateBatch(batch=self._mirror.snapshot()))
         link.send(self._enrolment)
-        if self._exclusions.workloads:
-            link.send(self._exclusions)
         if self._namespaces.namespaces or self._namespaces.homes:
             link.send(self._namespaces)
         for svid in self._svids.values():
@@ -157,9 +157,9 @@ class Hub:
             self._enrolment = enrolment
             self._broadcast(enrolment)
 
-    def publish_exclusions(self, workloads: Mapping[str, str]) -> None:
-        """Which workloads (uid) every worker is to keep out of the splice, and why."""
-        self._exclusions = SpliceExclusions(workloads=dict(workloads))
+    def publish_exclusions(self, workloads: Mapping[str, str], everybody: str = "") -> None:
+        """Which workloads (uid) every worker is to keep out of the splice, and why; or why all of them."""
+        self._exclusions = SpliceExclusions(workloads=dict(workloads), everybody=everybody)
         self._broadcast(self._exclusions)
 
     def publish_departed(self, cgroups: Mapping[int, str]) -> None:

@@ -12,11 +12,17 @@ from typing import Any
 
 from nodeagent.channel import Sample
 from nodeagent.loader.errors import LoaderError
-from nodeagent.splice import selftest
+from nodeagent.splice import selftest_run
 from nodeagent.splice.controller import SpliceController
 from nodeagent.splice.selftest import SelfTest
+from nodeagent.splice.selftest_run import SelfTestRun
 from nodeagent.state.view import NodeState
 
+START_SECONDS = 5.0
+"""How long the agent's start waits for the self-test. One that takes longer goes on while flows are relayed."""
+TESTING = "the self-test is not through yet"
+TOO_EARLY = "it began before the self-test of the splice was through"
+"""Told of flows that are relayed for it, to their end."""
 LOOK_SECONDS = 1.0
 """How long after ``nodeagent splice off`` the last flow is back in the relay, at most."""
 LOOKS_A_SWEEP = 5
@@ -30,27 +36,32 @@ logger = logging.getLogger(__name__)
 
 
 class NodeSplice:
-    """Owns the controller. ``reason`` says why nothing is spliced; empty if flows may be."""
+    """Owns the controller. ``reason`` says why nothing is spliced; empty if flows may be.
+
+    While the self-test runs the programs are in force for it alone: every worker keeps everybody out.
+    """
 
     def __init__(
         self,
         controller: SpliceController | None,
-        found: SelfTest | None,
+        test: SelfTestRun | None,
         reason: str,
         switches: tuple[Path, Path] | None = None,
     ) -> None:
         """``switches``: the file that stops everything while it exists; the file that clears the exclusions."""
         self._controller = controller
         self._switches = switches
-        self._found = found
+        self._test = test
+        self._found: SelfTest | None = None
         self._reason = reason
         self._workers: set[int] = set()
-        self._why_off = _killed(switches)
+        self._why_off = ""
         self._state = NodeState()
         self._node = ""
         self._excluded: dict[str, str] = {}
-        self.on_excluded: Callable[[Mapping[str, str]], None] | None = None
-        """Told all excluded workloads (uid) and why, whenever they change."""
+        self._everybody = ""
+        self.on_excluded: Callable[[Mapping[str, str], str], None] | None = None
+        """Told all excluded workloads (uid) and why, and why everybody is, whenever they change."""
 
     @classmethod
     def off(cls, reason: str) -> NodeSplice:
@@ -61,29 +72,46 @@ class NodeSplice:
     def open(cls, pin_dir: Path, cgroup_root: Path, kill_switch: Path, clear_switch: Path) -> NodeSplice:
         """While the file ``kill_switch`` exists nothing is spliced, and live flows are relayed.
 
-        Load, attach and test on the running kernel (takes about a second); never raises for what a kernel lacks."""
+        Load, attach and test on the running kernel (takes about a second; the test goes on in ``run`` if it takes more
+        than START_SECONDS); never raises for what a kernel lacks."""
         try:
             controller = SpliceController(pin_dir, cgroup_root)
         except (LoaderError, OSError) as error:
             logger.warning("same-node flows are relayed in userspace: %s", error)
             return cls.off(str(error))
-        found = selftest.run(pin_dir, cgroup_root, controller.limit)
+        test = selftest_run.begin(pin_dir, cgroup_root, controller.limit)
+        splice = cls(controller, test, "", (kill_switch, clear_switch))
+        splice._look_at_test(START_SECONDS)
+        if splice._test is not None:
+            splice._everybody = TOO_EARLY
+            logger.warning("same-node flows are relayed in userspace until the self-test is through, which takes long")
+        return splice
+
+    def _look_at_test(self, seconds: float) -> None:
+        """Put in force what the self-test found, if it is through within that time."""
+        found = self._test.wait(seconds) if self._test is not None else None
+        if found is None or self._controller is None:
+            return
+        self._test, self._found, self._why_off = None, found, self._why_to_switch_off()
         try:
-            controller.obey(found)
-            controller.switch(on=not kill_switch.exists())
+            self._controller.obey(found)
+            self._controller.switch(on=not self._why_off, why=self._why_off)
         except (LoaderError, OSError) as error:
-            controller.close()
-            logger.warning("same-node flows are relayed in userspace: %s", error)
-            return cls.off(str(error))
-        if controller.reason:
-            logger.warning("same-node flows are relayed in userspace: %s", controller.reason)
+            self._controller.close()
+            self._controller, self._found, self._reason = None, None, str(error)
+        if self.reason:
+            logger.warning("same-node flows are relayed in userspace: %s", self.reason)
         else:
             logger.info("same-node flows are spliced in the kernel; self-test: %.2f s", found.seconds)
-        return cls(controller, found, "", (kill_switch, clear_switch))
+        if self._everybody:
+            self._everybody = "" if self.possible else self.reason
+            self.tell_excluded()
 
     @property
     def reason(self) -> str:
         """Why nothing is spliced; empty if flows may be."""
+        if self._test is not None:
+            return TESTING
         return self._controller.reason if self._controller is not None else self._reason
 
     @property
@@ -93,7 +121,8 @@ class NodeSplice:
 
     @property
     def possible(self) -> bool:
-        """Whether workers may hand flows to the kernel, which decides from moment to moment (kill switch included)."""
+        """Whether workers may hand flows to the kernel, which decides from moment to moment (kill switch included);
+        while the self-test runs, whether they may before long."""
         return self._controller is not None and (self._found is None or not self._found.off)
 
     def applied(self, state: NodeState, node: str) -> None:
@@ -114,16 +143,17 @@ class NodeSplice:
         self._excluded.update(workloads)
         while len(self._excluded) > MAX_EXCLUDED:
             del self._excluded[next(iter(self._excluded))]
-        self._tell_excluded()
+        self.tell_excluded()
 
     def clear(self) -> None:
         """Every excluded workload gets another try."""
         self._excluded.clear()
-        self._tell_excluded()
+        self.tell_excluded()
 
-    def _tell_excluded(self) -> None:
+    def tell_excluded(self) -> None:
+        """Who is kept out, to ``on_excluded``."""
         if self.on_excluded is not None:
-            self.on_excluded(self._excluded)
+            self.on_excluded(self._excluded, self._everybody)
 
     def _sweep(self, gone: int | None = None) -> None:
         if self._controller is None:
@@ -134,11 +164,12 @@ class NodeSplice:
             logger.error("flows that have ended cannot be taken out of the splice: %s", error)
 
     async def run(self) -> None:
-        """Until cancelled: obey the switches, let go of flows whose end nobody saw."""
+        """Until cancelled: see the self-test through, obey the switches, let go of flows whose end nobody saw."""
         for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
             if self._switches is None:
                 continue
+            self._look_at_test(0)
             if look % LOOKS_A_SWEEP == 0:
                 self._sweep()
             self._obey()
@@ -148,8 +179,8 @@ class NodeSplice:
                 self.clear()
 
     def _obey(self) -> None:
-        why = _killed(self._switches) or _off_in_mesh(self._state)
-        if self._controller is None or why == self._why_off:
+        why = self._why_to_switch_off()
+        if self._controller is None or self._test is not None or why == self._why_off:
             return
         try:
             self._controller.switch(on=not why, why=why)
@@ -158,6 +189,9 @@ class NodeSplice:
             return
         self._why_off = why
         logger.warning("the splice is %s", f"off: {why}" if why else "on again")
+
+    def _why_to_switch_off(self) -> str:
+        return _killed(self._switches) or _off_in_mesh(self._state)
 
     def document(self) -> dict[str, Any]:
         """For ``status`` and ``/debug``."""
@@ -218,7 +252,9 @@ class NodeSplice:
         return samples
 
     def close(self) -> None:
-        """Every flow goes back to the relay; programs and pins go."""
+        """Every flow goes back to the relay; programs and pins go, and a self-test that still runs."""
+        if self._test is not None:
+            self._test.close()
         if self._controller is not None:
             self._controller.close()
 

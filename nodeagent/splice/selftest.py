@@ -1,5 +1,6 @@
 """The self-test at agent start: every trial on the running kernel, by a process of its own in a scratch cgroup, in well
-under a second. What fails switches off exactly what depends on it.
+under a second where the machine is not starved (``selftest_run`` watches it). What fails switches off exactly what
+depends on it.
 
 Most failures forbid splicing at all. ``fionread`` does not: flows whose readers ask are kept out instead. Those of legs
 forbid joining the legs of flows that leave the node. Neither do
@@ -10,29 +11,27 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from nodeagent.loader.errors import LoaderError
-from nodeagent.splice.controller import DEFAULT_LIMIT
 from nodeagent.splice.scratch import Scratch
 from nodeagent.splice.splicer import Splicer
 from nodeagent.splice.trials import TRIALS, AbsentError, WrongError, stopped_reader
 
-TIMEOUT_SECONDS: Final = 15.0
-"""Far more than it takes; a kernel that hangs does not keep the agent from starting."""
 GUARDED: Final = frozenset({"fionread"})
 """Trials whose failure is made good by a guard."""
-
-
 LEGS: Final = "leg-"
 """How trials begin whose failure concerns nothing but legs."""
+WHOLE: Final = "self-test"
+"""Instead of a trial's name: what kept the self-test itself from its end. It forbids everything."""
+BEGINS: Final = "begins"
+"""The only field of the line that says which trial is next. Every other line is an ``Item``."""
 
 
 class Result(StrEnum):
@@ -82,36 +81,21 @@ class SelfTest:
         return any(item.name == "fionread" and item.result is not Result.PASS for item in self.items)
 
 
-def run(pin_dir: Path, cgroup_root: Path, limit: int = DEFAULT_LIMIT) -> SelfTest:
-    """Test what a ``SpliceController`` put in force at ``pin_dir`` (blocks for most of a second; it never raises)."""
-    scratch = cgroup_root / f"nodemesh-selftest-{os.getpid()}"
-    began = time.monotonic()
-    command = [sys.executable, "-m", __name__, str(pin_dir), str(scratch), str(limit)]
-    try:
-        scratch.mkdir(exist_ok=True)
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
-        finally:
-            _remove(scratch)
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            return SelfTest((Item("self-test", Result.FAIL, f"its process failed: {last}"),), time.monotonic() - began)
-        return SelfTest(tuple(_item(fields) for fields in json.loads(done.stdout)), time.monotonic() - began)
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        detail = f"it did not finish: {error}"
-        return SelfTest((Item("self-test", Result.FAIL, detail),), time.monotonic() - began)
-
-
-def try_all(pin_dir: Path, limit: int) -> list[Item]:
-    """Every trial, in this process."""
+def try_all(pin_dir: Path, limit: int) -> Iterator[str | Item]:
+    """Every trial, in this process: its name before it begins, and what came of it."""
+    yield "open"
     try:
         splicer = Splicer(pin_dir)
     except LoaderError as error:
-        return [Item("open", Result.FAIL, str(error))]
+        yield Item("open", Result.FAIL, str(error))
+        return
     scratch = Scratch(pin_dir, splicer)
     try:
-        items = [_try(name, lambda trial=trial: trial(scratch)) for name, trial in TRIALS.items()]  # type: ignore[misc]
-        return [*items, _try("stopped-reader", lambda: stopped_reader(scratch, limit))]
+        for name, trial in TRIALS.items():
+            yield name
+            yield _try(name, lambda trial=trial: trial(scratch))  # type: ignore[misc]
+        yield "stopped-reader"
+        yield _try("stopped-reader", lambda: stopped_reader(scratch, limit))
     finally:
         scratch.close()
         splicer.close()
@@ -129,22 +113,29 @@ def _try(name: str, trial: Callable[[], None]) -> Item:
     return Item(name, result, detail, round((time.monotonic() - began) * 1000, 1))
 
 
-def _item(fields: dict[str, str]) -> Item:
-    return Item(fields["name"], Result(fields["result"]), fields["detail"], float(fields["milliseconds"]))
+def line_of(told: str | Item) -> str:
+    """As the process says it."""
+    return json.dumps({BEGINS: told} if isinstance(told, str) else asdict(told)) + "\n"
 
 
-def _remove(cgroup: Path) -> None:
+def told_by(line: bytes) -> str | Item:
+    """What a line says: the name of the trial that begins, or what came of one; ValueError if neither."""
     try:
-        cgroup.rmdir()
-    except OSError:
-        return  # a process that was killed is still leaving; an empty cgroup harms nobody
+        fields = json.loads(line)
+        if BEGINS in fields:
+            return str(fields[BEGINS])
+        return Item(fields["name"], Result(fields["result"]), fields["detail"], float(fields["milliseconds"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a line of the self-test: {line[:80]!r}") from error
 
 
 def main(arguments: list[str]) -> None:
-    """In the scratch cgroup: try, and print."""
+    """In the scratch cgroup: try, and print each line as soon as it is so."""
     pin_dir, cgroup, limit = arguments
     (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
-    sys.stdout.write(json.dumps([asdict(item) for item in try_all(Path(pin_dir), int(limit))]))
+    for told in try_all(Path(pin_dir), int(limit)):
+        sys.stdout.write(line_of(told))
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

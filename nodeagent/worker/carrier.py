@@ -64,10 +64,10 @@ class Carrier:
         self.outbound.pool.refresh()
         self.inbound.refresh()
 
-    def exclude(self, workloads: Mapping[str, str]) -> None:
-        """These workloads (uid) are kept out of the splice on the whole node, and why."""
+    def exclude(self, workloads: Mapping[str, str], everybody: str) -> None:
+        """These workloads (uid) are kept out of the splice on the whole node, and why; or why all are."""
         if self.services.splicing is not None:
-            self.services.splicing.exclude(workloads)
+            self.services.splicing.exclude(workloads, everybody)
 
     def tick(self, now: float) -> None:
         """Once a second or so."""

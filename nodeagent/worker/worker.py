@@ -48,7 +48,7 @@ class Worker(Protocol):
         self._unpacker = channel.Unpacker()
         self._transport: Transport | None = None
         self._spread = 1
-        self._exclusions: dict[str, str] = {}
+        self._exclusions = channel.SpliceExclusions(workloads={})
         self._metrics = FlowMetrics(loop.time)
         self._log: Log = NoLog()
         self._carrier: Carrier | None = None
@@ -88,9 +88,9 @@ class Worker(Protocol):
             case channel.Enrolment() | channel.Departed() | channel.Namespaces():
                 self._on_whereabouts(message)
             case channel.SpliceExclusions():
-                self._exclusions = message.workloads
+                self._exclusions = message
                 if self._carrier is not None:
-                    self._carrier.exclude(self._exclusions)
+                    self._carrier.exclude(self._exclusions.workloads, self._exclusions.everybody)
             case channel.Collect():
                 self._collect(message.number)
             case channel.ListFlows():
@@ -187,7 +187,7 @@ class Worker(Protocol):
         # from here on it hears of changes: the first connection may be accepted before the last listener is open
         self._carrier = carrier = put_together(start, known, self._log)
         carrier.spread(self._spread)
-        carrier.exclude(self._exclusions)
+        carrier.exclude(self._exclusions.workloads, self._exclusions.everybody)
         if carrier.services.splicing is not None:
             carrier.services.splicing.on_stuck = lambda stuck: self._send(channel.SpliceStuck(workloads=stuck))
         await open_listeners(start, carrier, lambda states: self._send(channel.Inside(states=states)))

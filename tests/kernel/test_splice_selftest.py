@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.splice import selftest
+from nodeagent.splice import selftest_run
 from nodeagent.splice.selftest import Item, Result, SelfTest
 from tests.kernel.conftest import FAMILIES, Lab
 from tests.kernel.splicing import SpliceLab
@@ -14,7 +14,7 @@ from tests.support.pace import patient
 @pytest.mark.splice
 def test_everything_passes_on_this_kernel(lab: Lab) -> None:
     splice = SpliceLab(lab)
-    found = selftest.run(splice.pins.path, lab.root)
+    found = selftest_run.run(splice.pins.path, lab.root)
     print("\n".join(f"{item.name:20} {item.result:14} {item.milliseconds:6} ms {item.detail}" for item in found.items))
     assert [item for item in found.items if item.result is Result.FAIL] == []
     assert found.off == ""
@@ -30,7 +30,7 @@ def test_everything_passes_on_this_kernel(lab: Lab) -> None:
 def test_what_it_says_when_the_splice_is_stopped(lab: Lab) -> None:
     splice = SpliceLab(lab)
     splice.controller.switch(on=False)
-    assert "bulk" in selftest.run(splice.pins.path, lab.root).off
+    assert "bulk" in selftest_run.run(splice.pins.path, lab.root).off
 
 
 def test_what_a_failure_means() -> None:

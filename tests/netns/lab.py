@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from nodeagent.manager.splice import TESTING
 from tests.netns import reading
 from tests.netns import resources as written
 from tests.netns.place import Place, Site, kill_all, processes
@@ -119,12 +120,14 @@ class Node:
         self.agent = self.system.spawn(BIN / "nodeagent", "run", env=self.settings, log=self.log)
 
     def wait_ready(self) -> None:
-        """Until /ready says 200."""
+        """Until /ready says 200, and it is known whether flows are spliced: those that began before are relayed."""
 
         def ready() -> bool:
             if self.agent is not None and self.agent.poll() is not None:
                 raise LabError(f"the agent of {self.name} exited with {self.agent.returncode}: {tail(self.log)}")
-            return reading.get(self.outside, 15021, "/ready")[0] == 200
+            if reading.get(self.outside, 15021, "/ready")[0] != 200:
+                return False
+            return bool(reading.debug(self.outside, "/debug/status")["splice"]["why_not"] != TESTING)
 
         eventually(ready, within=START_SECONDS, what=f"{self.name} ready; its log: {tail(self.log)}")
 

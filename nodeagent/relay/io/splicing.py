@@ -195,6 +195,7 @@ class Splicing:
         self._settings = settings
         self._flows: dict[int, tuple[Flow, FlowSplice]] = {}
         self._excluded: Mapping[str, str] = {}
+        self._everybody = ""
         self._timer: TimerHandle | None = None
         self.on_stuck: Callable[[dict[str, str]], None] | None = None
         """Told the uids of workloads that are to be kept out on the whole node, and why."""
@@ -212,9 +213,11 @@ class Splicing:
         """What the kernel refused so far, by what was asked: those flows are relayed."""
         return self._kernel.failures
 
-    def exclude(self, workloads: Mapping[str, str]) -> None:
-        """All workloads (by uid) of which a flow got stuck on this node, and why: theirs are relayed from now on."""
-        self._excluded = dict(workloads)
+    def exclude(self, workloads: Mapping[str, str], everybody: str = "") -> None:
+        """All workloads (by uid) of which a flow got stuck on this node, and why: theirs are relayed from now on.
+        ``everybody``: why those of all others are too, if they are.
+        """
+        self._excluded, self._everybody = dict(workloads), everybody
         self.reconsider()
 
     def reconsider(self) -> None:
@@ -276,6 +279,8 @@ class Splicing:
 
     def kept_out(self, record: FlowRecord) -> str:
         """Why a flow is to be relayed; empty if it may be spliced."""
+        if self._everybody:
+            return self._everybody
         who = self._settings.switched_off(record)
         if who:
             return f"switched off by {who}"
@@ -299,7 +304,7 @@ class Splicing:
     def _exclude(self, workloads: tuple[Workload | None, ...], why: str) -> None:
         """Here at once; the manager tells everybody, us included, and keeps it."""
         stuck = {w.uid: why for w in workloads if w is not None}
-        self.exclude({**self._excluded, **stuck})
+        self.exclude({**self._excluded, **stuck}, self._everybody)
         if self.on_stuck is not None:
             self.on_stuck(stuck)
 

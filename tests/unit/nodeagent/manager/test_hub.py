@@ -174,6 +174,15 @@ def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_lat
     play(story)
 
 
+def test_that_everybody_is_kept_out_is_told_before_there_is_anybody() -> None:
+    async def story(scene: Scene) -> None:
+        scene.hub.publish_exclusions({}, "tested yet")
+        heard = await (await scene.worker(0)).hears(2)
+        assert heard[1] == channel.SpliceExclusions(workloads={}, everybody="tested yet")
+
+    play(story)
+
+
 def test_metrics_are_collected_from_all_and_a_dead_worker_is_not_waited_for() -> None:
     async def story(scene: Scene) -> None:
         first, second = await scene.worker(0), await scene.worker(1)

@@ -13,8 +13,8 @@ from control.wire.discovery import MESH_UID, DiscoveryObject, MeshSettings
 from control.wire.watch import Change
 from nodeagent.loader.errors import BpfError
 from nodeagent.manager import splice
-from nodeagent.manager.splice import MAX_EXCLUDED, MAX_LISTED, NodeSplice
-from nodeagent.splice import selftest
+from nodeagent.manager.splice import MAX_EXCLUDED, MAX_LISTED, TESTING, TOO_EARLY, NodeSplice
+from nodeagent.splice import selftest_run
 from nodeagent.splice.controller import SpliceStatus
 from nodeagent.splice.selftest import Item, Result, SelfTest
 from nodeagent.state.view import NodeState
@@ -73,7 +73,21 @@ class FakeController:
         self.closed = True
 
 
-Open = Callable[[SelfTest], tuple[NodeSplice, FakeController]]
+class FakeRun:
+    """Plays the self-test's process. ``found`` is None until it is through."""
+
+    def __init__(self, found: SelfTest | None) -> None:
+        self.found = found
+        self.closed = False
+
+    def wait(self, _seconds: float) -> SelfTest | None:
+        return self.found
+
+    def close(self) -> None:
+        self.closed = True
+
+
+Open = Callable[[SelfTest | FakeRun], tuple[NodeSplice, FakeController]]
 
 
 @pytest.fixture
@@ -85,10 +99,11 @@ def kill_switch(tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kill_switch: Path) -> Open:
     """Open on a kernel of which the self-test finds this."""
 
-    def opening(found: SelfTest) -> tuple[NodeSplice, FakeController]:
+    def opening(found: SelfTest | FakeRun) -> tuple[NodeSplice, FakeController]:
         controller = FakeController()
         monkeypatch.setattr(splice, "SpliceController", lambda *_: controller)
-        monkeypatch.setattr(selftest, "run", lambda *_: found)
+        test = found if isinstance(found, FakeRun) else FakeRun(found)
+        monkeypatch.setattr(selftest_run, "begin", lambda *_: test)
         return NodeSplice.open(tmp_path, tmp_path, kill_switch, kill_switch.with_suffix(".splice-clear")), controller
 
     return opening
@@ -134,6 +149,74 @@ def test_a_kernel_that_fails_is_not_used_and_the_reason_is_told(opened: Open) ->
     assert node.document()["why_not"] == node.reason
     assert node.document()["self_test"]["items"] == {"bulk": "fail: octets were lost"}
     assert values(node)["nodemesh_splice_on",] == 0
+
+
+def see_through(node: NodeSplice, test: FakeRun, found: SelfTest) -> None:
+    """The self-test ends while the agent runs."""
+
+    async def story() -> None:
+        looking = asyncio.ensure_future(node.run())
+        test.found = found
+        async with asyncio.timeout(10):
+            while node.reason == TESTING:
+                await asyncio.sleep(0.001)
+        looking.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_slow_machine_relays_until_it_is_through(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, kill_switch: Path
+) -> None:
+    monkeypatch.setattr(splice, "LOOK_SECONDS", 0.001)
+    test = FakeRun(None)
+    node, controller = opened(test)
+    heard: list[tuple[dict[str, str], str]] = []
+    node.on_excluded = lambda workloads, everybody: heard.append((dict(workloads), everybody))
+    node.tell_excluded()
+    assert heard == [({}, TOO_EARLY)], "no worker hands anything to a kernel that has not shown what it does"
+    assert (node.reason, node.possible) == (TESTING, True)
+    assert (node.document()["on"], node.document()["why_not"]) == (False, TESTING)
+    kill_switch.touch()
+    node.applied(told(mesh(splice=False)), "node-a")
+    assert controller.switches == [], "what stops flows would fail the self-test"
+    node.applied(told(mesh()), "node-a")
+    kill_switch.unlink()
+    see_through(node, test, PASSED)
+    assert (node.reason, heard[1:], controller.switches) == ("", [({}, "")], [True])
+    assert node.document()["self_test"]["items"]["bulk"] == "pass"
+
+
+def test_what_was_switched_off_meanwhile_is_off_when_it_is_through(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "LOOK_SECONDS", 0.001)
+    test = FakeRun(None)
+    node, controller = opened(test)
+    node.applied(told(mesh(splice=False)), "node-a")
+    see_through(node, test, PASSED)
+    assert node.reason == "switched off in the whole mesh (MeshConfig)"
+    assert controller.switches == [False]
+
+
+def test_a_slow_machine_that_fails_keeps_everybody_out(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "LOOK_SECONDS", 0.001)
+    test = FakeRun(None)
+    node, _ = opened(test)
+    heard: list[str] = []
+    node.on_excluded = lambda _, everybody: heard.append(everybody)
+    see_through(node, test, FAILED)
+    assert "octets were lost" in node.reason
+    assert not node.possible
+    assert heard == [node.reason]
+
+
+def test_an_agent_that_stops_takes_the_self_test_with_it(opened: Open) -> None:
+    test = FakeRun(None)
+    node, controller = opened(test)
+    node.close()
+    assert test.closed
+    assert controller.closed
 
 
 def test_a_kernel_that_lacks_something_does_not_stop_the_agent(
@@ -267,7 +350,7 @@ def test_who_is_kept_out_is_told(opened: Open) -> None:
 def test_exclusions_are_told_to_every_worker_and_bounded(opened: Open) -> None:
     node, _ = opened(PASSED)
     heard: list[dict[str, str]] = []
-    node.on_excluded = lambda workloads: heard.append(dict(workloads))
+    node.on_excluded = lambda workloads, _: heard.append(dict(workloads))
     node.exclude({"shop/a@1": "x"})
     node.exclude({"shop/b@1": "y"})
     assert heard == [{"shop/a@1": "x"}, {"shop/a@1": "x", "shop/b@1": "y"}]
@@ -282,7 +365,7 @@ def test_clear_gives_them_another_try(opened: Open, kill_switch: Path, monkeypat
     node, _ = opened(PASSED)
     cleared = asyncio.Event()
     node.exclude({"shop/a@1": "x"})
-    node.on_excluded = lambda workloads: None if workloads else cleared.set()
+    node.on_excluded = lambda workloads, _: None if workloads else cleared.set()
     switch = kill_switch.with_suffix(".splice-clear")
     switch.touch()
 

@@ -362,6 +362,21 @@ async def test_what_the_manager_excludes_is_relayed_until_it_is_cleared(mesh: St
 
 
 @story
+async def test_everybody_is_relayed_until_it_is_lifted(mesh: Stage) -> None:
+    """The manager still tests what the kernel does."""
+    kernel = play(mesh)
+    splicing(mesh).exclude({}, "too early")
+    first = await mesh.pair(mesh.VIP_NEAR)
+    await mesh.echo(*first)
+    assert kernel.prepared == []
+    splicing(mesh).exclude({})
+    await mesh.echo(*first)
+    assert kernel.prepared == [], "what began before stays in the relay"
+    await mesh.echo(*await mesh.pair(mesh.VIP_NEAR))
+    assert len(kernel.prepared) == 1
+
+
+@story
 async def test_nobody_looks_for_stuck_flows_where_there_are_none(mesh: Stage) -> None:
     kernel = play(mesh)
     client, server = await mesh.pair(mesh.VIP_NEAR)
