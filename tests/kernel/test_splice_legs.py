@@ -12,7 +12,7 @@ from nodeagent.splice.abi import Count, Flag
 from nodeagent.splice.scratch import ScratchLeg
 from nodeagent.splice.selftest import Item, Result, SelfTest
 from tests.kernel.conftest import FAMILIES, Family, Lab
-from tests.kernel.splicing import Sender, SpliceLab, read_all, transfer
+from tests.kernel.splicing import Sender, SpliceLab, read_all, transfer, wait_until
 
 pytestmark = pytest.mark.splice
 
@@ -96,10 +96,13 @@ def test_it_leaves_in_mid_stream_under_a_sender_at_full_speed(splice: SpliceLab,
         leg.warm_up()
         sender = Sender(leg.app, size)
         sender.start()
+        wait_until(
+            lambda: Flag.OUT_BULK in flags(leg), "the leg is full", 20
+        )  # a reader that keeps up would never see it
         left = [False]
 
         def look(_: int) -> None:
-            if Flag.OUT_BULK in flags(leg) and not left[0]:
+            if not left[0]:
                 left[0] = leg.splicer.leave(leg.number or 0)
 
         found = read_all(leg.agent, size, look)

@@ -63,7 +63,7 @@ def header(length: int, kind: int, flags: int, stream_id: int) -> bytes:
 
 def settings(values: dict[int, int]) -> bytes:
     """A SETTINGS frame."""
-    body = b"".join(_SETTING.pack(key, value) for key, value in values.items())
+    body = b"".join([_SETTING.pack(key, value) for key, value in values.items()])
     return header(len(body), SETTINGS, 0, 0) + body
 
 
