@@ -15,7 +15,14 @@ from typing import Any, Final, Protocol
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import for_application, freely_bound, make, no_early_connections, within_node
+from nodeagent.relay.io.sockets import (
+    for_application,
+    freely_bound,
+    make,
+    no_early_connections,
+    unpaced_at_first,
+    within_node,
+)
 from nodeagent.relay.io.transport import SocketTransport
 
 BACKLOG: Final = 4096
@@ -62,6 +69,7 @@ async def listen(
     """
     listener = make(address, inside)
     try:
+        unpaced_at_first(listener)
         _bind(listener, address, inside)
         server = await loop.create_server(factory, sock=listener, backlog=BACKLOG)
         no_early_connections(listener)

@@ -15,7 +15,14 @@ from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import address_in_there, for_application, make, small_buffers, within_node
+from nodeagent.relay.io.sockets import (
+    address_in_there,
+    for_application,
+    make,
+    small_buffers,
+    unpaced_at_first,
+    within_node,
+)
 from nodeagent.relay.io.transport import SocketTransport
 
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
@@ -27,8 +34,26 @@ async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: Socke
     """Connect a tunnel within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see
     ``connect_reason``).
     """
-    async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-        _, protocol = await loop.create_connection(factory, address.ip, address.port)
+    connecting = make(address, None)
+    try:
+        unpaced_at_first(connecting)
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            await loop.sock_connect(connecting, tuple(address))
+    except BaseException:
+        connecting.close()
+        raise
+    return await _handed_over(loop, factory, connecting)
+
+
+async def _handed_over(loop: AbstractEventLoop, factory: Callable[[], P], connected: socket.socket) -> P:
+    """The loop owns the descriptor from now on, and closes it, also where this fails."""
+    try:
+        transport, protocol = await loop.create_connection(factory, sock=connected)
+    except BaseException:
+        connected.detach()
+        raise
+    if transport.is_closing():  # by the protocol, before the loop knew whose descriptor it is
+        connected.detach()
     return protocol
 
 

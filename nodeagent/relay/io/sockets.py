@@ -123,24 +123,39 @@ def small_buffers(handle: socket.socket) -> None:
         handle.setsockopt(socket.SOL_SOCKET, option, SPLICED_BUFFER)
 
 
-def unpaced_if_near(transport: BaseTransport) -> bool:
-    """On a connected socket: where the host's choice is BBR and the path is short, have Reno instead; whether so.
+def unpaced_at_first(handle: socket.socket) -> None:
+    """A tunnel's socket, before it connects or listens: where the host's choice is BBR, have Reno instead.
 
-    BBR is for paths that are long or lose much. It sends 64 KiB at a time, by a timer, and each costs an interrupt.
-    An operator who wants it on a short path has ``congctl lock`` of the route for it.
+    BBR is for paths that are long or lose much. It sends 64 KiB at a time, by a timer, and each costs an interrupt;
+    once it has begun the kernel goes on so, whatever is chosen later. Hence not at all before the path is known to be
+    long (``paced_if_far``). The choice of a route (``congctl``) stands.
+    """
+    with contextlib.suppress(OSError):
+        if _choice(handle).startswith(_PACES):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
+
+
+def paced_if_far(transport: BaseTransport) -> bool:
+    """On a connected socket of ``unpaced_at_first``: have the host's BBR after all where the path is long; whether
+    so.
     """
     handle = transport.get_extra_info("socket")
     try:
-        paced = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).startswith(_PACES)
-        if not paced:
+        trip = _SHORTEST_TRIP.unpack(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SHORTEST_TRIP.size))[0]
+        if trip < NEAR_MICROSECONDS or _choice(handle) != UNPACED:
             return False
-        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SHORTEST_TRIP.size)
-        if _SHORTEST_TRIP.unpack(info)[0] >= NEAR_MICROSECONDS:
+        with socket.socket(handle.family, socket.SOCK_STREAM) as fresh:
+            chosen = _choice(fresh)
+        if not chosen.startswith(_PACES):
             return False
-        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, chosen)
     except (AttributeError, OSError):
         return False  # the socket is gone, or the route insists
     return True
+
+
+def _choice(handle: socket.socket) -> bytes:
+    return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES).rstrip(b"\0")
 
 
 def quiet_seconds(transport: BaseTransport) -> float:

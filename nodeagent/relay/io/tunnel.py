@@ -16,7 +16,7 @@ from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
 from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address, unpaced_if_near, write_now
+from nodeagent.relay.io.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
 from nodeagent.relay.protocol.errors import ErrorCode, PeerError
 from nodeagent.relay.protocol.stream import Headers, Stream
@@ -151,7 +151,7 @@ class TunnelEnd(BufferedProtocol):
             self.peer = authenticate(tls.object, datetime.now(UTC), self.trust_domain)
             self._idle_since = self._heard
             if self.transport is not None:
-                unpaced_if_near(self.transport)
+                paced_if_far(self.transport)
             self.authenticated()
             self.output_ready()
 

@@ -1,29 +1,35 @@
-"""Which congestion control a connection has: the host's, but where the path is short and that is BBR."""
+"""Which congestion control a tunnel has: the host's, but where the path is short and that is BBR."""
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from nodeagent.relay.io.sockets import NEAR_MICROSECONDS, UNPACED, unpaced_if_near
+from nodeagent.relay.io.sockets import NEAR_MICROSECONDS, UNPACED, paced_if_far, unpaced_at_first
 from tests.support.polled import congestion
 from tests.support.stories import Stage, story
 
 NO_SAMPLE = 2**32 - 1
 
 
-class Handle:
-    """A socket whose path is as long as it says."""
+FAMILIES = {
+    "v4": ("127.0.0.1", socket.AF_INET),
+    "v6": ("::1", socket.AF_INET6),
+    "v4-mapped": ("::ffff:127.0.0.1", socket.AF_INET6),
+}
 
-    def __init__(self, control: bytes, trip: int, *, locked: bool = False) -> None:
+
+class Handle:
+    """A connected socket whose path is as long as it says."""
+
+    family = socket.AF_INET
+
+    def __init__(self, control: bytes, trip: int) -> None:
         self.control = control
         self._trip = trip
-        self._locked = locked
 
     def getsockopt(self, _level: int, option: int, _size: int) -> bytes:
         if option == socket.TCP_CONGESTION:
@@ -33,8 +39,6 @@ class Handle:
 
     def setsockopt(self, _level: int, option: int, value: bytes) -> None:
         assert option == socket.TCP_CONGESTION
-        if self._locked:
-            raise OSError(errno.EPERM, "congctl lock")
         self.control = value
 
 
@@ -48,74 +52,70 @@ class Holder:
         return self._handle
 
 
-def after(handle: Handle | None) -> bool:
-    return unpaced_if_near(Holder(handle))  # type: ignore[arg-type]
+@pytest.fixture(params=[b"bbr", b"cubic"])
+def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The host's choice: what a new socket has."""
+    original = socket.socket
+
+    class Fresh(original):  # type: ignore[valid-type,misc]
+        def getsockopt(self, level: int, option: int, *size: int) -> Any:
+            if (level, option) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION):
+                return request.param.ljust(16, b"\0")
+            return original.getsockopt(self, level, option, *size)
+
+    monkeypatch.setattr(socket, "socket", Fresh)
+    return bytes(request.param)
 
 
-@pytest.mark.parametrize("control", [b"bbr", b"bbr2"])
-def test_on_a_short_path_bbr_gives_way(control: bytes) -> None:
-    handle = Handle(control, NEAR_MICROSECONDS - 1)
-    assert after(handle)
-    assert handle.control == b"reno"
+def far(handle: Handle | None) -> bool:
+    return paced_if_far(Holder(handle))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("control", "then"), [(b"bbr", b"reno"), (b"bbr2", b"reno"), (b"cubic", b"cubic"), (b"dctcp", b"dctcp")]
+)
+def test_no_tunnel_begins_with_bbr(control: bytes, then: bytes) -> None:
+    handle = Handle(control, 1)
+    unpaced_at_first(handle)  # type: ignore[arg-type]
+    assert handle.control == then
 
 
 @pytest.mark.parametrize("trip", [NEAR_MICROSECONDS, NO_SAMPLE])
-def test_on_a_long_or_unknown_path_it_stays(trip: int) -> None:
-    handle = Handle(b"bbr", trip)
-    assert not after(handle)
-    assert handle.control == b"bbr"
+def test_on_a_long_or_unknown_path_a_host_that_wants_it_gets_it(hosts: bytes, trip: int) -> None:
+    handle = Handle(UNPACED, trip)
+    assert far(handle) is hosts.startswith(b"bbr")
+    assert handle.control == (b"bbr" if hosts == b"bbr" else UNPACED)
 
 
-@pytest.mark.parametrize("control", [b"cubic", b"reno", b"dctcp"])
-def test_any_other_stays_on_every_path(control: bytes) -> None:
-    handle = Handle(control, 1)
-    assert not after(handle)
-    assert handle.control == control
+def test_on_a_short_path_it_stays_away(hosts: bytes) -> None:
+    handle = Handle(UNPACED, NEAR_MICROSECONDS - 1)
+    assert not far(handle)
+    assert handle.control == UNPACED
 
 
-def test_the_lock_of_a_route_is_respected() -> None:
-    handle = Handle(b"bbr", 1, locked=True)
-    assert not after(handle)
-    assert handle.control == b"bbr"
+def test_the_choice_of_a_route_stands(hosts: bytes) -> None:
+    handle = Handle(b"dctcp", NEAR_MICROSECONDS)
+    assert not far(handle)
+    assert handle.control == b"dctcp"
 
 
 def test_a_connection_that_is_gone_is_no_error() -> None:
-    assert not after(None)
+    assert not far(None)
 
 
-FAMILIES = {
-    "v4": ("127.0.0.1", socket.AF_INET),
-    "v6": ("::1", socket.AF_INET6),
-    "v4-mapped": ("::ffff:127.0.0.1", socket.AF_INET6),
-}
-
-
-@pytest.fixture(params=list(FAMILIES.values()), ids=list(FAMILIES))
-def connected(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection of this host, under BBR."""
-    address, family = request.param
+@pytest.mark.parametrize(("address", "family"), FAMILIES.values(), ids=FAMILIES)
+def test_the_kernel_takes_it_over_to_what_is_accepted(address: str, family: socket.AddressFamily) -> None:
     with socket.socket(family) as listener, socket.socket(family) as client:
-        try:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
-        except OSError as error:
-            pytest.skip(f"no BBR in this kernel: {error}")
+        for handle in (listener, client):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+            unpaced_at_first(handle)
         listener.bind((address, 0))
         listener.listen()
         client.connect(listener.getsockname())
         server, _ = listener.accept()
         with server:
-            server.sendall(b"1")
-            client.recv(1)
-            client.sendall(b"2")
-            server.recv(1)
-            yield client, server
-
-
-def test_the_kernel_does_so_at_both_ends(connected: tuple[socket.socket, socket.socket]) -> None:
-    for end in connected:
-        assert unpaced_if_near(Holder(end))  # type: ignore[arg-type]
-        assert congestion(end) == UNPACED
+            assert congestion(client) == congestion(server) == UNPACED
+            assert not paced_if_far(Holder(server))  # type: ignore[arg-type]
 
 
 @story
