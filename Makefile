@@ -138,4 +138,4 @@ bench-keep: ## put build/bench.* beside the benchmark as the figures that README
 
 clean: ## remove what was built (not .venv)
 	$(MAKE) -C bpf clean
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build nodeagent/compiled/built .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -32,6 +32,7 @@ from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
 from nodeagent.client.statefile import StateDirectory
+from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
 from nodeagent.manager.discovery import Discovery
@@ -76,7 +77,7 @@ def reserved_ports(config: Config) -> frozenset[int]:
 
 
 def _worker_options(config: Config) -> tuple[str, ...]:
-    return () if config.compiled else ("--interpreted",)
+    return () if config.compiled else (INTERPRETED,)
 
 
 class Agent:

@@ -67,7 +67,9 @@ def current() -> bool:
 
 
 def build() -> None:
-    """Compile, and put the build where ``use`` finds it. SystemExit where the compiler or mypyc objects."""
+    """Compile, and put the build where ``use`` finds it. SystemExit where mypyc objects, CompileError where the
+    compiler does; the former build stays.
+    """
     sources = {module: digest(module) for module in MODULES}
     paths = [str(source_of(module).relative_to(Path.cwd())) for module in MODULES]
     shutil.rmtree(WORK, ignore_errors=True)

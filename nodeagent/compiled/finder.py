@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from importlib.util import spec_from_file_location
@@ -20,6 +21,8 @@ ROOT: Final = Path(__file__).parents[2]
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 HOW: Final = "make compiled"
+INTERPRETED: Final = "--interpreted"
+"""The option of a worker that is to run its sources whatever there is."""
 
 
 class NotUsableError(Exception):
@@ -99,5 +102,12 @@ def use(directory: Path = HERE) -> str:
     early = sorted(name for name in manifest.files if name in sys.modules)
     if early:  # compiled modules take each other's objects for their own kind
         return f"{early[0]} was imported before"
-    sys.meta_path.insert(0, Finder(manifest, directory))
+    finder = Finder(manifest, directory)
+    sys.meta_path.insert(0, finder)
+    try:
+        for name in manifest.files.keys() - manifest.sources.keys():  # the code of all; the others only lead there
+            import_module(name)
+    except ImportError as error:  # a C library older than the builder's, for example: better slow than not at all
+        sys.meta_path.remove(finder)
+        return f"the build cannot be loaded: {error}; {HOW}"
     return ""

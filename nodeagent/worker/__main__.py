@@ -4,10 +4,8 @@ import sys
 
 from nodeagent.compiled import finder
 
-INTERPRETED = "--interpreted"
-
 if __name__ == "__main__":
-    why = "it was asked for" if INTERPRETED in sys.argv else finder.use()
+    why = "it was asked for" if finder.INTERPRETED in sys.argv else finder.use()
     from nodeagent.worker.main import main
 
     sys.exit(main(interpreted_because=why))

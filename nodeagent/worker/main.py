@@ -12,6 +12,7 @@ from asyncio import get_running_loop
 
 import uvloop
 
+from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.worker.process import die_with_parent, keep_freed_memory, raise_descriptor_limit
 from nodeagent.worker.worker import Worker
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None, interpreted_because: str = "") -> int:
     parser = argparse.ArgumentParser(prog="nodeagent.worker", description="carries connections for a nodeagent")
     parser.add_argument("--channel-fd", type=int, required=True, help="the socket to the manager")
     parser.add_argument("--parent", type=int, default=0, help="the manager's process id (default: the parent)")
-    parser.add_argument("--interpreted", action="store_true", help="do not use compiled modules")
+    parser.add_argument(INTERPRETED, action="store_true", help="do not use compiled modules")
     options = parser.parse_args(argv)
     faulthandler.enable()  # a crash in C says in the log where it was: nothing else would
     die_with_parent(options.parent or os.getppid())

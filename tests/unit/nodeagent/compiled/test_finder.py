@@ -34,9 +34,13 @@ def build(tmp_path: Path, manifest: Manifest) -> Iterator[Path]:
     shutil.copy(_json.__file__, tmp_path)
     (tmp_path / MANIFEST).write_text(manifest.written())
     finders = list(sys.meta_path)
+    package = type(sys)("plays_a_compiled")
+    package.__path__ = []
+    sys.modules[package.__name__] = package
     yield tmp_path
     sys.meta_path[:] = finders
     sys.modules.pop(PRODUCT, None)
+    del sys.modules[package.__name__]
 
 
 def why_not(directory: Path) -> str:
@@ -45,9 +49,7 @@ def why_not(directory: Path) -> str:
     return str(refusal.value)
 
 
-def test_modules_come_from_a_build_that_fits(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plays_a_compiled", type(sys)("plays_a_compiled"))
-    sys.modules["plays_a_compiled"].__path__ = []
+def test_modules_come_from_a_build_that_fits(build: Path) -> None:
     assert finder.use(build) == ""
     found = importlib.import_module(PRODUCT)
     assert found.__file__ == str(build / Path(_json.__file__).name)
@@ -79,6 +81,13 @@ def test_a_manifest_that_cannot_be_read_is_a_reason(build: Path, found: str) -> 
 def test_a_source_that_is_gone_is_a_reason(build: Path, manifest: Manifest) -> None:
     (build / MANIFEST).write_text(replace(manifest, sources={"nodeagent.gone": "0" * 64}).written())
     assert "make compiled" in why_not(build)
+
+
+def test_a_build_that_this_host_cannot_load_is_not_used(build: Path) -> None:
+    """A worker that ended for it would be started again and again."""
+    (build / Path(_json.__file__).name).write_bytes(b"\x7fELF, cut short")
+    assert finder.use(build).startswith("the build cannot be loaded: ")
+    assert not any(isinstance(each, finder.Finder) for each in sys.meta_path)
 
 
 def test_nothing_is_mixed_with_modules_that_were_imported_before(build: Path, manifest: Manifest) -> None:
