@@ -153,14 +153,12 @@ int mesh_splice_admit(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct mesh_splice_socket *mine;
 	struct mesh_splice_flow *flow;
 	struct sock *sk = ctx->sk;
-	__u64 id;
 
 	if (!sk)
 		return 0;
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	if (mesh_splice_serves(mine)) {
-		id = mine->flow;
-		flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+		flow = mesh_splice_flow_of(mine);
 		if (flow)
 			mesh_splice_insert(flow, mine->role, sk);
 	}

@@ -13,7 +13,6 @@ int BPF_PROG(mesh_splice_awaiting, struct sock *sk, int length)
 	struct mesh_splice_way *inward, *outward;
 	struct task_struct *task;
 	struct rq *processor;
-	__u64 id;
 
 	if (length <= 0 || !mesh_splice_serves(mine))
 		return 0;
@@ -24,8 +23,7 @@ int BPF_PROG(mesh_splice_awaiting, struct sock *sk, int length)
 	processor = mesh_splice_processor(task);
 	if (!processor || !mesh_splice_undisturbed(processor, task))
 		return 0;
-	id = mine->flow;
-	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	flow = mesh_splice_flow_of(mine);
 	if (!flow)
 		return 0;
 	inward = mesh_splice_inward(flow, mine->role);

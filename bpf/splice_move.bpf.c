@@ -196,7 +196,7 @@ int mesh_splice_verdict(struct sk_msg_md *msg)
 	struct bpf_sock *sk = msg->sk;
 	struct tcp_sock *tp;
 	bool spliced, client;
-	__u64 id, receiver;
+	__u64 receiver;
 
 	if (!sk)
 		return SK_PASS;
@@ -208,8 +208,7 @@ int mesh_splice_verdict(struct sk_msg_md *msg)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!mine || !tp)
 		return SK_PASS;
-	id = mine->flow;
-	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	flow = mesh_splice_flow_of(mine);
 	if (!flow)
 		return SK_PASS;
 	client = mine->role == MESH_SPLICE_CLIENT;

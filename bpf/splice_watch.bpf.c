@@ -136,7 +136,7 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 	bool stays = length > 0 && mesh_splice_stays(sk);
 	struct mesh_splice_flow *flow;
 	struct mesh_splice_way *way;
-	__u64 id, consumed = 0;
+	__u64 consumed = 0;
 	__u32 saw;
 
 	if (!mine)
@@ -146,8 +146,7 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 		consumed = __sync_fetch_and_add(&mine->read, length) + length;
 	if (!mesh_splice_serves(mine))
 		return 0;
-	id = mine->flow;
-	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	flow = mesh_splice_flow_of(mine);
 	if (!flow)
 		return 0;
 	way = mesh_splice_inward(flow, mine->role);
@@ -205,7 +204,6 @@ int mesh_splice_option(struct bpf_sockopt *ctx)
 	struct mesh_splice_socket *mine;
 	struct mesh_splice_flow *flow;
 	struct bpf_sock *sk = ctx->sk;
-	__u64 id;
 
 	ctx->optlen = 0; /* the value stays the caller's own: the copy that we are shown is cut at a page */
 	if (!why || !sk)
@@ -213,8 +211,7 @@ int mesh_splice_option(struct bpf_sockopt *ctx)
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	if (!mesh_splice_serves(mine))
 		return 1;
-	id = mine->flow;
-	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	flow = mesh_splice_flow_of(mine);
 	if (!flow || (mesh_splice_out(flow, why) & (MESH_SPLICE_ENTERING | MESH_SPLICE_LEFT)) != MESH_SPLICE_ENTERING)
 		return 1;
 	if (why == MESH_SPLICE_OUT_ULP || why == MESH_SPLICE_OUT_ZEROCOPY) {
@@ -265,12 +262,10 @@ int BPF_PROG(mesh_splice_reading, struct sock *sk)
 	struct mesh_splice_socket *mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	struct mesh_splice_flow *flow;
 	struct mesh_splice_way *way;
-	__u64 id;
 
 	if (!mesh_splice_serves(mine))
 		return 0;
-	id = mine->flow;
-	flow = bpf_map_lookup_elem(&mesh_spl_flow, &id);
+	flow = mesh_splice_flow_of(mine);
 	if (!flow)
 		return 0;
 	way = mesh_splice_inward(flow, mine->role);

@@ -77,6 +77,14 @@ static __always_inline void mesh_splice_break(struct mesh_splice_flow *flow, __u
 	mesh_splice_count(MESH_SPLICE_COUNT_BROKEN, 1);
 }
 
+/* The flow of a socket; NULL if it is over. A copy of its number: the entry of the socket may change meanwhile. */
+static __always_inline struct mesh_splice_flow *mesh_splice_flow_of(struct mesh_splice_socket *mine)
+{
+	__u64 id = mine->flow;
+
+	return bpf_map_lookup_elem(&mesh_spl_flow, &id);
+}
+
 /* The direction that a socket reads. */
 static __always_inline struct mesh_splice_way *mesh_splice_inward(struct mesh_splice_flow *flow, __u32 role)
 {
