@@ -181,6 +181,13 @@ class Sandbox:
         self.call("StartContainer", {1: self.container})
 
     def __exit__(self, *_: object) -> None:
-        for method in ("StopPodSandbox", "RemovePodSandbox"):
-            self.call(method, {1: self.id})
+        # as a kubelet, again until it is done: containerd cannot kill a container that ends at that moment
+        eventually(lambda: self._ended("StopPodSandbox") and self._ended("RemovePodSandbox"), what="the pod is gone")
         self.spot.close()
+
+    def _ended(self, method: str) -> bool:
+        try:
+            self.call(method, {1: self.id})
+        except cri.CriError as error:
+            raise AssertionError(str(error)) from error
+        return True
