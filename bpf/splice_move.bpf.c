@@ -59,18 +59,29 @@ static __always_inline __u64 mesh_splice_hold(struct mesh_splice_way *way, __u64
 	return *(const volatile __u64 *)&way->consumed;
 }
 
+/* What a direction may have queued. The kernel drops what arrives for a socket while its reader is inside, if more than
+ * twice its receive buffer and half its send buffer and 64 KiB wait there (tcp_add_backlog), and redirected bytes count. A
+ * reset is sent once only: a reader that misses it waits for ever. So a receive buffer and 64 KiB are left to what arrives. */
+static __always_inline __u64 mesh_splice_limit(const struct mesh_splice_way *way, const struct mesh_splice_config *config)
+{
+	struct sock *sk = (struct sock *)way->socket;
+	__u64 room = (__u64)BPF_CORE_READ(sk, sk_rcvbuf) + ((__u64)BPF_CORE_READ(sk, sk_sndbuf) >> 1);
+
+	return room < config->limit ? room : config->limit;
+}
+
 /* SPLICED and the queue is half full: hold the sender for as long as a slow receiver takes for this message. */
 static __always_inline __u64 mesh_splice_brake(struct mesh_splice_way *way, const struct mesh_splice_config *config,
-					       __u64 sent, __u64 consumed, __u32 size)
+					       __u64 limit, __u64 sent, __u64 consumed, __u32 size)
 {
 	__u64 cost = sent - consumed + mesh_splice_waiting(way, consumed) * MESH_SPLICE_MESSAGE;
 	__u64 time = 2ULL * (size + MESH_SPLICE_MESSAGE);
 
-	if (!config->patience || cost <= config->limit / 2 || cost > config->limit)
+	if (!config->patience || cost <= limit / 2 || cost > limit)
 		return consumed;
 	if (time > config->patience)
 		time = config->patience;
-	return mesh_splice_hold(way, consumed + (cost - config->limit / 2), bpf_ktime_get_ns(), time);
+	return mesh_splice_hold(way, consumed + (cost - limit / 2), bpf_ktime_get_ns(), time);
 }
 
 /* PASS, but only bytes in the relay are unread: hold the sender so that they can get through, now and then. A sender
@@ -109,9 +120,9 @@ static __always_inline void mesh_splice_bulk(struct mesh_splice_flow *flow)
 /* Whether the queue has room for `size` bytes more; keeps what is charged near what is queued. */
 static __always_inline bool mesh_splice_room(struct mesh_splice_flow *flow, struct mesh_splice_way *way,
 					     const struct mesh_splice_config *config, const struct tcp_sock *tp,
-					     __u64 unread, __u64 messages, __u32 size)
+					     __u64 limit, __u64 unread, __u64 messages, __u32 size)
 {
-	__u64 cost = unread + messages * MESH_SPLICE_MESSAGE, limit = config->limit;
+	__u64 cost = unread + messages * MESH_SPLICE_MESSAGE;
 	bool leg = flow->flags & MESH_SPLICE_LEG;
 	__s64 *total = mesh_splice_total();
 
@@ -145,7 +156,7 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 	__u64 consumed = *(const volatile __u64 *)&way->consumed;
 	__u64 sent = mesh_splice_sent(tp, mine->base) + way->redirected;
 	__u32 size = msg->size;
-	__u64 messages, unread = sent - consumed;
+	__u64 messages, limit, unread = sent - consumed;
 
 	if ((__s64)unread < 0)
 		mesh_splice_out(flow, MESH_SPLICE_OUT_COUNT);
@@ -153,10 +164,11 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 		return false;
 	if (!mesh_splice_reader_ready(way, config))
 		return false;
+	limit = mesh_splice_limit(way, config);
 	/* Nobody is held for a leg: the sender may be the agent, and others wait for it. */
 	if (!(flow->flags & MESH_SPLICE_LEG)) {
 		if (way->spliced)
-			consumed = mesh_splice_brake(way, config, sent, consumed, size);
+			consumed = mesh_splice_brake(way, config, limit, sent, consumed, size);
 		else if (unread)
 			consumed = mesh_splice_rejoin(way, config, tp, sent, consumed);
 	}
@@ -164,7 +176,7 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 	if (!way->spliced && unread)
 		return false;
 	messages = mesh_splice_waiting(way, consumed);
-	if (!mesh_splice_room(flow, way, config, tp, unread, messages, size))
+	if (!mesh_splice_room(flow, way, config, tp, limit, unread, messages, size))
 		return false;
 	/* Said before it is looked at again: whoever puts the flow out reads the tail after that, so one of the two
 	 * sees the other. */

@@ -49,6 +49,8 @@ struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
 	int sk_rcvlowat;
+	int sk_rcvbuf;
+	int sk_sndbuf;
 	int sk_peek_off;
 	__u8 sk_shutdown;
 	int sk_err;

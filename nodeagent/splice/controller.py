@@ -53,7 +53,8 @@ class SpliceSettings:
     """What an operator may turn; bytes."""
 
     limit: int = DEFAULT_LIMIT
-    """What may wait unread in one direction of one flow (a message costs 4 KiB beside its bytes)."""
+    """What may wait unread in one direction of one flow (a message costs 4 KiB beside its bytes); less where the
+    reader's socket has small buffers."""
     cap: int | None = None
     """... on the whole node. None: a quarter of the memory at which the kernel begins to press TCP."""
     allow_blocking: bool = False

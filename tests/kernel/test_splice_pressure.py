@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
 import socket
+import struct
 import threading
 import time
 
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.splice
 LIMIT = 4 << 20
 TCP_BUFFERS = 24 << 20
 """Ordinary TCP buffers of four sockets at their very most."""
+SO_MEMINFO = 55
 ALWAYS_SHORT = (1 << 64) - (1 << 40)
 """Pages at which TCP memory is short: -2^40 to the program, which compares it signed. Zero would not do: the kernel's
 own count is at or below zero on a quiet machine, where each processor's reserve holds all that is in use."""
@@ -74,6 +77,26 @@ def test_small_messages_are_bounded_by_what_they_cost(splice: SpliceLab) -> None
         assert LIMIT // 8192 < to_server["messages"] <= LIMIT // 4096 + 10
         assert splice.controller.queued() <= LIMIT
         read_all(flow.server, 20_000)
+
+
+@pytest.mark.parametrize("buffers", [None, 16 << 10], ids=["as-made", "small"])
+def test_what_waits_leaves_room_for_a_reset(splice: SpliceLab, family: Family, buffers: int | None) -> None:
+    """The kernel drops what arrives while the reader is inside its socket if too much waits there, a reset for good."""
+    with splice.spliced(family) as flow:
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF) if buffers else ():
+            flow.server.setsockopt(socket.SOL_SOCKET, option, buffers or 0)
+        flow.client.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += flow.client.send(bytes(100_000))
+        assert splice.controller.counters()["limit"] >= 1
+        memory = struct.unpack_from("9I", flow.server.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+        waiting, receive, send, backlog = (memory[place] for place in (0, 1, 3, 7))
+        # tcp_add_backlog (net/ipv4/tcp_ipv4.c) of Linux 6.18; the second line is what comes by TCP meanwhile
+        dropped_above = 2 * receive + send // 2 + (64 << 10)
+        assert waiting + backlog + receive <= dropped_above
+        read_all(flow.server, sent)
 
 
 def test_many_switches_keep_the_order(splice: SpliceLab, family: Family) -> None:

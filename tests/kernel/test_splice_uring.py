@@ -24,7 +24,7 @@ from tests.support.pace import patient
 
 pytestmark = pytest.mark.splice
 
-SIZE = 12 << 20
+SIZE = 24 << 20
 PIECE = 200_000
 NOWHERE = 2**64 - 1
 """The offset of what has none."""
@@ -81,7 +81,7 @@ def test_writers(splice: SpliceLab, family: Family, blocking: bool) -> None:
 
         assert read_all(flow.server, SIZE, pause) == hashlib.sha256(content).hexdigest()
         writer.join()
-        assert counted(splice, flow)[0] - before > SIZE // 2, "most of it was relayed"
+        assert counted(splice, flow)[0] - before > SIZE // 8, "hardly any of it was spliced"
         flow.client.settimeout(patient(2))
         flow.warm_up()
 

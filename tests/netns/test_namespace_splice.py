@@ -75,7 +75,7 @@ def test_bytes_go_the_short_way_and_arrive_intact(town: Town, way: Way, family: 
         before = redirected(town.shop)
         assert transfer(flow.client, flow.server, data) == data
         assert transfer(flow.server, flow.client, data) == data
-        assert redirected(town.shop) - before > BULK, "most of it was relayed"
+        assert redirected(town.shop) - before > BULK // 4, "hardly any of it was spliced"
         (told,) = [row for row in town.mesh.a.nodeagent("flows", "-o", "json")["flows"] if flow.port in str(row)]
         assert told["relayed_because"] == "", told
 

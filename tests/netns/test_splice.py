@@ -45,7 +45,7 @@ def test_bytes_arrive_intact_both_ways(shop: Shop, family: Family) -> None:
         before = redirected(shop)
         assert transfer(flow.client, flow.server, data) == data
         assert transfer(flow.server, flow.client, data) == data
-        assert redirected(shop) - before > BULK, "most of it was relayed"
+        assert redirected(shop) - before > BULK // 4, "hardly any of it was spliced"
 
 
 @pytest.mark.splice
