@@ -59,15 +59,20 @@ static __always_inline __u64 mesh_splice_hold(struct mesh_splice_way *way, __u64
 	return *(const volatile __u64 *)&way->consumed;
 }
 
-/* What a direction may have queued. The kernel drops what arrives for a socket while its reader is inside, if more than
- * twice its receive buffer and half its send buffer and 64 KiB wait there (tcp_add_backlog), and redirected bytes count. A
- * reset is sent once only: a reader that misses it waits for ever. So a receive buffer and 64 KiB are left to what arrives. */
-static __always_inline __u64 mesh_splice_limit(const struct mesh_splice_way *way, const struct mesh_splice_config *config)
+/* Cost that a direction may have queued. The kernel drops what arrives for a socket while its reader is inside, if more
+ * than twice its receive buffer and half its send buffer and 64 KiB wait there (tcp_add_backlog), and redirected bytes
+ * count. A reset is sent once only: a reader that misses it waits for ever. So a receive buffer and 64 KiB are left to
+ * what arrives; and nothing is queued for a socket that cannot be looked at. */
+static __always_inline __u64 mesh_splice_limit(const struct mesh_splice_flow *flow, const struct mesh_splice_way *way,
+					       const struct mesh_splice_config *config)
 {
-	struct sock *sk = (struct sock *)way->socket;
-	__u64 room = (__u64)BPF_CORE_READ(sk, sk_rcvbuf) + ((__u64)BPF_CORE_READ(sk, sk_sndbuf) >> 1);
+	struct sock *reader = (struct sock *)way->socket;
+	__u64 room = (__u64)BPF_CORE_READ(reader, sk_rcvbuf) + ((__u64)BPF_CORE_READ(reader, sk_sndbuf) >> 1);
+	__u64 limit = config->limit;
 
-	return room < config->limit ? room : config->limit;
+	if (flow->flags & MESH_SPLICE_LEG && limit > MESH_SPLICE_LEG_LIMIT)
+		limit = MESH_SPLICE_LEG_LIMIT;
+	return room < limit ? room : limit;
 }
 
 /* SPLICED and the queue is half full: hold the sender for as long as a slow receiver takes for this message. */
@@ -123,14 +128,11 @@ static __always_inline bool mesh_splice_room(struct mesh_splice_flow *flow, stru
 					     __u64 limit, __u64 unread, __u64 messages, __u32 size)
 {
 	__u64 cost = unread + messages * MESH_SPLICE_MESSAGE;
-	bool leg = flow->flags & MESH_SPLICE_LEG;
 	__s64 *total = mesh_splice_total();
 
-	if (leg && limit > MESH_SPLICE_LEG_LIMIT)
-		limit = MESH_SPLICE_LEG_LIMIT;
 	if (cost + size + MESH_SPLICE_MESSAGE > limit) {
 		mesh_splice_count(MESH_SPLICE_COUNT_LIMIT, 1);
-		if (leg)
+		if (flow->flags & MESH_SPLICE_LEG)
 			mesh_splice_bulk(flow);
 		return false;
 	}
@@ -164,7 +166,7 @@ static __always_inline bool mesh_splice_move(struct sk_msg_md *msg, struct mesh_
 		return false;
 	if (!mesh_splice_reader_ready(way, config))
 		return false;
-	limit = mesh_splice_limit(way, config);
+	limit = mesh_splice_limit(flow, way, config);
 	/* Nobody is held for a leg: the sender may be the agent, and others wait for it. */
 	if (!(flow->flags & MESH_SPLICE_LEG)) {
 		if (way->spliced)

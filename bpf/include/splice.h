@@ -127,12 +127,12 @@ struct mesh_splice_way {
 	__u64 mark_messages;
 	__u64 retry; /* CLOCK_MONOTONIC nanoseconds: no wait for the relay's rest before that */
 	__u64 active; /* CLOCK_MONOTONIC_COARSE nanoseconds of the last redirect */
+	__u64 socket; /* address of the reader's struct sock: only looked at, because it may be gone */
 	__u32 spliced; /* 1: SPLICED, 0: PASS (sticky until everything is read) */
 	__u32 reader; /* enum mesh_splice_reader; atomic */
 	__u32 switches; /* times that it became SPLICED */
 	/* Turns at the reader's socket (splice_turn.h). Nothing is decided by them. */
 	__u32 knocked; /* the sender waits for the reader to come out */
-	__u64 socket; /* address of the reader's struct sock: only looked at, because it may be gone */
 	__u64 dry; /* CLOCK_MONOTONIC nanoseconds: since then the reader has found nothing; 0: there was more */
 	__u64 calm; /* ...: the sender does not wait for the reader before that */
 	__u32 prompt; /* times in a row, MESH_SPLICE_PROMPT at most, that more came within a moment of `dry` */

@@ -40,8 +40,8 @@ SK_MSG_VERDICT = 7
 
 _WAY = (
     ("consumed", "Q"), ("redirected", "Q"), ("tail", "Q"), ("charged", "q"), ("messages", "Q"), ("read_messages", "Q"),
-    ("mark", "Q"), ("mark_messages", "Q"), ("retry", "Q"), ("active", "Q"), ("spliced", "I"), ("reader", "I"),
-    ("switches", "I"), ("knocked", "I"), ("socket", "Q"), ("dry", "Q"), ("calm", "Q"), ("prompt", "I"), ("sender", "I"),
+    ("mark", "Q"), ("mark_messages", "Q"), ("retry", "Q"), ("active", "Q"), ("socket", "Q"), ("spliced", "I"),
+    ("reader", "I"), ("switches", "I"), ("knocked", "I"), ("dry", "Q"), ("calm", "Q"), ("prompt", "I"), ("sender", "I"),
     ("receiver", "I"), ("patient", "I"),
 )  # fmt: skip
 SOCKET = Layout("mesh_splice_socket", ("flow", "Q"), ("read", "Q"), ("base", "I"), ("role", "I"), ("exchange", "40s"))
