@@ -9,6 +9,7 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import tempfile
 import termios
 import threading
@@ -26,6 +27,12 @@ WARM: Final = 16
 """Octets that warming up may have left in the counts."""
 TCP_BUFFERS: Final = 32 * 1024 * 1024
 """More than the ordinary TCP buffers of a flow ever hold."""
+
+SO_MEMINFO: Final = 55
+MEMINFO: Final = "9I"
+"""``SK_MEMINFO_VARS`` of linux/sock_diag.h."""
+BACKLOG_MORE: Final = 64 * 1024
+"""What the kernel lets wait beside the buffers of a socket."""
 
 
 class WrongError(Exception):
@@ -237,7 +244,7 @@ def fionread(scratch: Scratch) -> None:
 
 
 def stopped_reader(scratch: Scratch, limit: int) -> None:
-    """What waits in the kernel for a reader that stopped is bounded, and the sender is held."""
+    """What waits for a reader that stopped is bounded and leaves room for a reset, and the sender is held."""
     with scratch.flow() as flow:
         flow.warm_up()
         flow.client.setblocking(False)
@@ -248,9 +255,20 @@ def stopped_reader(scratch: Scratch, limit: int) -> None:
         ways = scratch.splicer.look(flow.agent.flow or 0)
         if sent > limit + TCP_BUFFERS or ways is None or ways[0]["redirected"] > limit + WARM:
             raise WrongError(f"the kernel took {sent} octets, {ways and ways[0]['redirected']} of them redirected")
+        _expect_room_for_reset(flow.server)
         got = 0
         while got < sent:
             got += len(flow.server.recv(4 * PIECE))
+
+
+def _expect_room_for_reset(reader: socket.socket) -> None:
+    """A reset that came while somebody reads would not be dropped: tcp_add_backlog in net/ipv4/tcp_ipv4.c."""
+    received, receive, _, send, _, _, _, backlog, _ = struct.unpack(
+        MEMINFO, reader.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, struct.calcsize(MEMINFO))
+    )
+    bound = 2 * receive + send // 2 + BACKLOG_MORE
+    if received + backlog > bound:
+        raise WrongError(f"{received + backlog} octets wait in a socket that takes a reset while up to {bound} do")
 
 
 def leg_bulk(scratch: Scratch) -> None:
