@@ -20,10 +20,11 @@ from tests.support.pace import patient
 ENDS_WITHIN = 5.0
 """Seconds from the end of an agent to the reset of its spliced flows, on a loaded machine."""
 
-RELAYED_AT_LEAST = 32 << 10
+PASS_HOLDS = 32 << 10
 """``MESH_SPLICE_STEP``: so many bytes may be relayed before the programs are asked again."""
 
 BULK_ROUNDS = 12
+"""Transfers each way within which enough has to go the short way."""
 
 
 class Pair:
@@ -50,7 +51,14 @@ class Pair:
 
     def splice(self) -> None:
         """Exchange until both directions are spliced."""
-        eventually(self._is_spliced, what="both directions are spliced")
+        eventually(self._exchange_spliced, what="both directions are spliced")
+
+    def _exchange_spliced(self) -> bool:
+        """Whether an exchange went the short way; if not, one more is sent, large enough to end what holds yet."""
+        if self.short_cut() == 2 * len(b"word"):
+            return True
+        self.exchange(bytes(PASS_HOLDS))
+        return False
 
     def bulk(self, data: bytes) -> None:
         """Both ways, again until as much went the short way: where two threads wait for one interpreter, the reader
@@ -63,12 +71,6 @@ class Pair:
             if redirected(self.shop) - before > len(data):
                 return
         pytest.fail(f"of {2 * BULK_ROUNDS} transfers {redirected(self.shop) - before:.0f} bytes went the short way")
-
-    def _is_spliced(self) -> bool:
-        if self.short_cut() == 2 * len(b"word"):
-            return True
-        self.exchange(bytes(RELAYED_AT_LEAST))
-        return False
 
     @property
     def port(self) -> str:
