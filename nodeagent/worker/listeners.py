@@ -15,12 +15,12 @@ from nodeagent.capture.inbound import SteerTable
 from nodeagent.dns.io.service import DnsService
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import Namespace, own
-from nodeagent.relay.io.accepting import Listener, ListenError, listen, listen_for_apps, spread
+from nodeagent.net.accepting import Listener, ListenError, listen, listen_for_apps, spread
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import make_inside
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.plaintext import Plaintext
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import make_inside
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 

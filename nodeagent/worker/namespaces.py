@@ -13,11 +13,11 @@ from control.wire.address import SocketAddress
 from nodeagent.channel import NamespaceEntry, Namespaces, NamespaceState
 from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.namespaces.handle import Namespace, own
-from nodeagent.relay.io.accepting import ListenError
+from nodeagent.net.accepting import ListenError
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import has_address
+from nodeagent.net.tasks import Tasks
 from nodeagent.relay.io.departures import LINGER_SECONDS, Departures
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import has_address
-from nodeagent.relay.io.tasks import Tasks
 from nodeagent.worker.listeners import Doors, Listeners
 
 SWEEP_SECONDS: Final = 0.5

@@ -26,17 +26,17 @@ from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import current_cookie
 from nodeagent.namespaces.peer import is_held
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import make_inside, orderly_close
+from nodeagent.net.tasks import Tasks
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.departures import Departures
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.plaintext import Plaintext
-from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.sockets import make_inside, orderly_close
 from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker
 from nodeagent.splice.port import SplicePort

@@ -11,9 +11,9 @@ from nodeagent import channel
 from nodeagent.dns.io.service import DnsPortError
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
-from nodeagent.relay.io.accepting import ListenError
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.tasks import Tasks
+from nodeagent.net.accepting import ListenError
+from nodeagent.net.poller import Poller
+from nodeagent.net.tasks import Tasks
 from nodeagent.state.view import NodeState, OutOfOrderError
 from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics

@@ -19,9 +19,9 @@ import pytest
 import uvloop
 
 from control.wire.address import SocketAddress
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import for_application
-from nodeagent.relay.io.transport import SocketTransport
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import for_application
+from nodeagent.net.transport import SocketTransport
 from tests.support.stories import _first_loop, descriptors
 
 PATIENCE_SECONDS = 30

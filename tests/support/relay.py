@@ -27,14 +27,14 @@ from control.wire.watch import Batch, Change
 from nodeagent.capture.origdst import CapturedFlow
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
+from nodeagent.net.accepting import Listener, listen, listen_for_apps
+from nodeagent.net.poller import Poller
+from nodeagent.net.tasks import Tasks
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.balance import Balancer
-from nodeagent.relay.io.accepting import Listener, listen, listen_for_apps
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
-from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker

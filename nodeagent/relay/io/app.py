@@ -6,16 +6,16 @@ from asyncio import BufferedProtocol
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.sockets import orderly_close, quiet_seconds
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import orderly_close, quiet_seconds
 from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport
     from collections.abc import Callable
 
+    from nodeagent.net.transport import SocketTransport
     from nodeagent.relay.io.flow import Flow, Leg
-    from nodeagent.relay.io.transport import SocketTransport
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Octets that wait in an application's socket before the other end is paused."""

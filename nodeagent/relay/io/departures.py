@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.inbound import TunnelServer
 from nodeagent.relay.io.outbound import CapturedLeg
-from nodeagent.relay.io.sockets import local_address, remote_address
 from nodeagent.relay.tracker import Tracker
 
 Address = tuple[str, int]

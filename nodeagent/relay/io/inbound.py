@@ -12,11 +12,11 @@ from control.wire.ids import SpiffeId
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
 from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.outbound import REASON_HEADER
 from nodeagent.relay.io.services import Services

@@ -14,17 +14,17 @@ from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.dialling import connect_reason, dial_app
+from nodeagent.net.sockets import local_address, remote_address, small_buffers
 from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.balance import Balancer
 from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.dialling import connect_reason, dial_app
 from nodeagent.relay.io.external import ExternalFlow, WaysOut
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
-from nodeagent.relay.io.sockets import local_address, remote_address, small_buffers
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode

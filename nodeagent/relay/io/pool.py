@@ -16,9 +16,9 @@ from OpenSSL import SSL
 
 from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
+from nodeagent.net.dialling import connect_reason, dial
+from nodeagent.net.tasks import Tasks
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.dialling import connect_reason, dial
-from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import ReadBuffers, TunnelEnd
 from nodeagent.relay.protocol.connection import Role
 from nodeagent.relay.protocol.errors import LocalError

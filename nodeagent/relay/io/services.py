@@ -9,10 +9,10 @@ from typing import Protocol
 from control.wire.address import SocketAddress
 from nodeagent.identity.store import Certificates
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.poller import Poller
+from nodeagent.net.tasks import Tasks
 from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.io.poller import Poller
 from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.io.tasks import Tasks
 from nodeagent.relay.io.tunnel import ReadBuffers
 from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.sockets import descriptor_of, local_address, remote_address
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.io.sockets import descriptor_of, local_address, remote_address
 from nodeagent.relay.settings import FlowSettings
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, cast
 from control.wire.address import SocketAddress
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
+from nodeagent.net.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
 from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
 from nodeagent.relay.protocol.connection import Role, TunnelConnection
 from nodeagent.relay.protocol.errors import ErrorCode, PeerError
 from nodeagent.relay.protocol.stream import Headers, Stream

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nodeagent.namespaces.handle import own
-from nodeagent.relay.io.sockets import UNPACED
+from nodeagent.net.sockets import UNPACED
 from nodeagent.worker.listeners import Listeners
 from tests.support.polled import Bench, congestion, polled
 

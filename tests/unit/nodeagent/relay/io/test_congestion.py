@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.relay.io.sockets import NEAR_MICROSECONDS, UNPACED, paced_if_far, unpaced_at_first
+from nodeagent.net.sockets import NEAR_MICROSECONDS, UNPACED, paced_if_far, unpaced_at_first
 from tests.support.polled import congestion
 from tests.support.stories import Stage, story
 

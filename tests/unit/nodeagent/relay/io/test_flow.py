@@ -11,8 +11,9 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from nodeagent.net import dialling
 from nodeagent.reasons import Reason
-from nodeagent.relay.io import dialling, inbound, outbound
+from nodeagent.relay.io import inbound, outbound
 from nodeagent.relay.io.app import WRITE_HIGH_WATER, AppLeg
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.streams import StreamLeg

@@ -10,9 +10,9 @@ from unittest import mock
 import pytest
 
 from control.wire.discovery import MESH_UID, MeshSettings
+from nodeagent.net.sockets import quiet_seconds
 from nodeagent.reasons import Reason
 from nodeagent.relay.io import app
-from nodeagent.relay.io.sockets import quiet_seconds
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.telemetry.metrics import ERRORS
 from tests.support.relay import Node

@@ -13,9 +13,9 @@ from unittest import mock
 import pytest
 
 from control.wire.address import SocketAddress
-from nodeagent.relay.io import accepting
-from nodeagent.relay.io.accepting import ACCEPTED_AT_ONCE, AppListener, ListenError, listen, listen_for_apps
-from nodeagent.relay.io.sockets import UNPACED
+from nodeagent.net import accepting
+from nodeagent.net.accepting import ACCEPTED_AT_ONCE, AppListener, ListenError, listen, listen_for_apps
+from nodeagent.net.sockets import UNPACED
 from tests.support.polled import Bench, Recorder, congestion, polled
 from tests.support.stories import eventually
 

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import (
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import (
     for_application,
     freely_bound,
     make,
@@ -23,7 +23,7 @@ from nodeagent.relay.io.sockets import (
     unpaced_at_first,
     within_node,
 )
-from nodeagent.relay.io.transport import SocketTransport
+from nodeagent.net.transport import SocketTransport
 
 BACKLOG: Final = 4096
 ACCEPTED_AT_ONCE: Final = 64
@@ -38,7 +38,7 @@ _OF_THE_CONNECTION: Final = frozenset({
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SKF_AD_RANDOM: Final = 0xFFFF_F000 + 56
 
-_log = logging.getLogger("nodeagent.relay")
+_log = logging.getLogger("nodeagent.net")
 
 
 class Listener(Protocol):

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from nodeagent.relay.io.sockets import orderly_close
+from nodeagent.net.sockets import orderly_close
 from tests.support.polled import Bench, BufferedRecorder, Recorder, polled
 from tests.support.stories import reset
 

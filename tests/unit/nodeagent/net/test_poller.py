@@ -8,7 +8,7 @@ from select import EPOLLIN
 
 import pytest
 
-from nodeagent.relay.io.poller import MAX_EVENTS, ROUNDS
+from nodeagent.net.poller import MAX_EVENTS, ROUNDS
 from tests.support.polled import Bench, Recorder, polled
 
 

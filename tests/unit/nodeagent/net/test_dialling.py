@@ -11,11 +11,11 @@ from unittest import mock
 import pytest
 
 from control.wire.address import SocketAddress
+from nodeagent.net import dialling
+from nodeagent.net.dialling import connect_reason, dial_app
+from nodeagent.net.sockets import UNPACED
+from nodeagent.net.tasks import Tasks
 from nodeagent.reasons import Reason
-from nodeagent.relay.io import dialling
-from nodeagent.relay.io.dialling import connect_reason, dial_app
-from nodeagent.relay.io.sockets import UNPACED
-from nodeagent.relay.io.tasks import Tasks
 from tests.support.polled import Bench, Recorder, congestion, polled
 
 

@@ -18,7 +18,7 @@ ROUNDS: Final = 2
 FEW: Final = 3
 """Of which there is no second round: most likely nothing has followed, and asking costs a system call."""
 
-_log = logging.getLogger("nodeagent.relay")
+_log = logging.getLogger("nodeagent.net")
 
 
 class Watched(Protocol):

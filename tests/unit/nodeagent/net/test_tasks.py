@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from nodeagent.relay.io.tasks import Tasks
+from nodeagent.net.tasks import Tasks
 from tests.support.polled import Bench, polled
 
 

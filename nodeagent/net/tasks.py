@@ -7,7 +7,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Coroutine
 from typing import Any
 
-_log = logging.getLogger("nodeagent.relay")
+_log = logging.getLogger("nodeagent.net")
 
 
 class Tasks:

@@ -13,9 +13,8 @@ from typing import Final, TypeVar
 
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
-from nodeagent.reasons import Reason
-from nodeagent.relay.io.poller import Poller
-from nodeagent.relay.io.sockets import (
+from nodeagent.net.poller import Poller
+from nodeagent.net.sockets import (
     address_in_there,
     for_application,
     make,
@@ -23,7 +22,8 @@ from nodeagent.relay.io.sockets import (
     unpaced_at_first,
     within_node,
 )
-from nodeagent.relay.io.transport import SocketTransport
+from nodeagent.net.transport import SocketTransport
+from nodeagent.reasons import Reason
 
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 
