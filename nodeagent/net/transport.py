@@ -14,8 +14,8 @@ from socket import MSG_MORE, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
+    from nodeagent.http2.frames import Chunk
     from nodeagent.net.poller import Poller
-    from nodeagent.relay.protocol.frames import Chunk
 
 MAX_READ: Final = 64 * 1024
 """For a protocol that has no buffer of its own."""

@@ -22,6 +22,7 @@ from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.dns.io.desk import Asking, Desk
 from nodeagent.dns.io.lookup import NameLookup, Resolvers
 from nodeagent.dns.io.service import DnsService
+from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import current_cookie
@@ -37,7 +38,6 @@ from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.plaintext import Plaintext
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker
 from nodeagent.splice.port import SplicePort
 from nodeagent.splice.splicer import Splicer

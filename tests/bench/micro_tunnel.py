@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from nodeagent.relay.protocol.connection import Role, TunnelConnection
-from nodeagent.relay.protocol.frames import Chunk
-from nodeagent.relay.protocol.stream import Headers, Stream
+from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.frames import Chunk
+from nodeagent.http2.stream import Headers, Stream
 
 SIZES = (1, 64, 1024, 16 * 1024, 64 * 1024)
 MESSAGES = 20_000

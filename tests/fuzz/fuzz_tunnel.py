@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.limits import MAX_CONTROL_WAITING, SERVER_STREAMS
-from nodeagent.relay.protocol.windows import MAX_STREAM_WINDOW, WindowBudget
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.limits import MAX_CONTROL_WAITING, SERVER_STREAMS
+from nodeagent.http2.windows import MAX_STREAM_WINDOW, WindowBudget
 from tests.support.tunnel import (
     OK_BLOCK,
     REQUEST_BLOCK,

@@ -7,7 +7,7 @@ from hpack.exceptions import HPACKError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodeagent.relay.protocol.headers import decode, encode
+from nodeagent.http2.headers import decode, encode
 
 LIMIT = 16 * 1024
 NAMES = st.sampled_from([":method", ":authority", ":status", "forwarded", "baggage", "traceparent", "via", "x-é"])

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
-from nodeagent.relay.protocol import connection, frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode
-from nodeagent.relay.protocol.frames import Chunk
-from nodeagent.relay.protocol.stream import Stream
-from nodeagent.relay.protocol.windows import (
+from nodeagent.http2 import connection, frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import ErrorCode
+from nodeagent.http2.frames import Chunk
+from nodeagent.http2.stream import Stream
+from nodeagent.http2.windows import (
     CONNECTION_WINDOW,
     FIRST_STREAM_WINDOW,
     MAX_STREAM_WINDOW,

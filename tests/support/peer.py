@@ -9,8 +9,8 @@ import ssl
 from collections.abc import Callable
 
 from control.wire.address import SocketAddress
-from nodeagent.relay.protocol.connection import Role, TunnelConnection
-from nodeagent.relay.protocol.stream import Headers, Stream
+from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.stream import Headers, Stream
 from tests.support import pki
 from tests.support.foreign_tls import ForeignTls
 

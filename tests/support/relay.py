@@ -25,6 +25,7 @@ from control.wire.discovery import (
 )
 from control.wire.watch import Batch, Change
 from nodeagent.capture.origdst import CapturedFlow
+from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
 from nodeagent.net.accepting import Listener, listen, listen_for_apps
@@ -36,7 +37,6 @@ from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.tunnel import TunnelEnd
-from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role, TunnelConnection
-from nodeagent.relay.protocol.frames import Chunk
-from nodeagent.relay.protocol.stream import Headers, Stream
-from nodeagent.relay.protocol.windows import WindowBudget
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.frames import Chunk
+from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.windows import WindowBudget
 
 CONNECT: Headers = [(":method", "CONNECT"), (":authority", "10.0.0.1:80")]
 OK: Headers = [(":status", "200")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from asyncio import BufferedProtocol
 from typing import TYPE_CHECKING, Final, cast
 
+from nodeagent.http2.frames import Chunk
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import orderly_close, quiet_seconds
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.frames import Chunk
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport

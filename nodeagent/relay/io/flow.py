@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from nodeagent.http2.frames import Chunk
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.frames import Chunk
 from nodeagent.telemetry.flow import FlowRecord
 
 if TYPE_CHECKING:

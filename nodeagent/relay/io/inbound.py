@@ -9,6 +9,11 @@ from OpenSSL import SSL
 
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.limits import LAST_STREAM_ID
+from nodeagent.http2.stream import Headers, Stream
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.namespaces.handle import Namespace
@@ -22,12 +27,7 @@ from nodeagent.relay.io.outbound import REASON_HEADER
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.relay.io.tunnel import TunnelEnd
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
-from nodeagent.relay.protocol.limits import LAST_STREAM_ID
 from nodeagent.relay.protocol.request import BadRequestError, ConnectRequest, Hostname, read_connect
-from nodeagent.relay.protocol.stream import Headers, Stream
 from nodeagent.relay.protocol.tls import TlsSession
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 

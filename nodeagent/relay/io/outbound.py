@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
+from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.stream import Headers
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.net.sockets import local_address, remote_address, small_buffers
@@ -27,9 +29,7 @@ from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
-from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
 from nodeagent.relay.protocol.request import ConnectRequest, connect_headers, status_of
-from nodeagent.relay.protocol.stream import Headers
 from nodeagent.state.targets import Unresolved
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 

@@ -15,17 +15,17 @@ from typing import Final
 from OpenSSL import SSL
 
 from control.wire.address import SocketAddress
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import LocalError
+from nodeagent.http2.limits import CLIENT_STREAMS
+from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import Certificates
 from nodeagent.net.dialling import connect_reason, dial
 from nodeagent.net.tasks import Tasks
 from nodeagent.reasons import Reason
 from nodeagent.relay.io.tunnel import ReadBuffers, TunnelEnd
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import LocalError
-from nodeagent.relay.protocol.limits import CLIENT_STREAMS
-from nodeagent.relay.protocol.stream import Headers, Stream
 from nodeagent.relay.protocol.tls import TlsSession
-from nodeagent.relay.protocol.windows import WindowBudget
 
 MAX_TUNNELS: Final = 4096
 MAX_WAITING: Final = 8192

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from control.wire.address import SocketAddress
+from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import Certificates
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.poller import Poller
@@ -14,7 +15,6 @@ from nodeagent.net.tasks import Tasks
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.io.splicing import Splicing
 from nodeagent.relay.io.tunnel import ReadBuffers
-from nodeagent.relay.protocol.windows import WindowBudget
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 

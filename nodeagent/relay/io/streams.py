@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.frames import Chunk
+from nodeagent.http2.stream import Headers, Stream
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.errors import IDLE_TIMEOUT, ErrorCode
-from nodeagent.relay.protocol.frames import Chunk
-from nodeagent.relay.protocol.stream import Headers, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

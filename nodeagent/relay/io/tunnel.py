@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from control.wire.address import SocketAddress
+from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
 from nodeagent.net.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
 from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.connection import Role, TunnelConnection
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.stream import Headers, Stream
 from nodeagent.relay.protocol.tls import TlsBuffers, TlsSession
-from nodeagent.relay.protocol.windows import WindowBudget
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport

@@ -16,11 +16,11 @@ import h2.exceptions
 import h2.settings
 import pytest
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.limits import MAX_FRAME_RECEIVED, MAX_FRAME_SENT
-from nodeagent.relay.protocol.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.limits import MAX_FRAME_RECEIVED, MAX_FRAME_SENT
+from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW
 from tests.support.tunnel import CONNECT, OK, Cutter, End, Receiver, octets, whole
 
 Codes = h2.settings.SettingCodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.wire.address import SocketAddress
+from nodeagent.http2.stream import Headers
 from nodeagent.relay.protocol.request import (
     AGENT_PORTS,
     MAX_BAGGAGE_ITEMS,
@@ -15,7 +16,6 @@ from nodeagent.relay.protocol.request import (
     read_connect,
     status_of,
 )
-from nodeagent.relay.protocol.stream import Headers
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
+from nodeagent.http2.errors import ErrorCode, PeerError
 
 Chunk = bytes | bytearray | memoryview
 

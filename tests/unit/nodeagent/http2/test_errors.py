@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h2.errors
 
-from nodeagent.relay.protocol.errors import ErrorCode, LocalError, PeerError, TunnelError
+from nodeagent.http2.errors import ErrorCode, LocalError, PeerError, TunnelError
 
 
 def test_codes_are_those_of_rfc_9113() -> None:

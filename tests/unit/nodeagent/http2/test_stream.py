@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.errors import ErrorCode
-from nodeagent.relay.protocol.windows import FIRST_STREAM_WINDOW
+from nodeagent.http2 import frames
+from nodeagent.http2.errors import ErrorCode
+from nodeagent.http2.windows import FIRST_STREAM_WINDOW
 from tests.support.tunnel import OK, OK_BLOCK, Pair, data_frame, octets, parse, raw_client, whole
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from hpack.table import HeaderTable
 
-from nodeagent.relay.protocol.stream import Headers
+from nodeagent.http2.stream import Headers
 
 MAX_CACHED_FIELDS: Final = 1024
 MAX_CACHED_CHARACTERS: Final = 1024

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.frames import FrameReader
+from nodeagent.http2 import frames
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.frames import FrameReader
 from tests.support.tunnel import data_frame, frame, octets
 
 MAX = 65_536

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.errors import ErrorCode
-from nodeagent.relay.protocol.frames import Chunk
-from nodeagent.relay.protocol.windows import ReceiveWindow
+from nodeagent.http2 import frames
+from nodeagent.http2.errors import ErrorCode
+from nodeagent.http2.frames import Chunk
+from nodeagent.http2.windows import ReceiveWindow
 
 if TYPE_CHECKING:
-    from nodeagent.relay.protocol.connection import TunnelConnection
+    from nodeagent.http2.connection import TunnelConnection
 
 Headers = list[tuple[str, str]]
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode, LocalError, PeerError
-from nodeagent.relay.protocol.limits import (
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import ErrorCode, LocalError, PeerError
+from nodeagent.http2.limits import (
     CLIENT_STREAMS,
     MAX_CONTROL_WAITING,
     MAX_FRAME_SENT,
     MAX_OUTPUT,
     SERVER_STREAMS,
 )
-from nodeagent.relay.protocol.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
+from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
 from tests.support.tunnel import (
     CONNECT,
     OK,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import hpack
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol import headers as plain
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.limits import (
+from nodeagent.http2 import frames
+from nodeagent.http2 import headers as plain
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.limits import (
     CLIENT_STREAMS,
     MAX_CONTROL_WAITING,
     MAX_EARLY_RESETS,
@@ -22,10 +22,10 @@ from nodeagent.relay.protocol.limits import (
     MAX_REPLIES,
     MAX_SETTINGS,
 )
-from nodeagent.relay.protocol.stream import Headers, Stream
+from nodeagent.http2.stream import Headers, Stream
 
 if TYPE_CHECKING:
-    from nodeagent.relay.protocol.connection import TunnelConnection
+    from nodeagent.http2.connection import TunnelConnection
 
 
 class ControlFrames:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hpack
 import pytest
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol.connection import Role
-from nodeagent.relay.protocol.errors import ErrorCode, PeerError
-from nodeagent.relay.protocol.limits import (
+from nodeagent.http2 import frames
+from nodeagent.http2.connection import Role
+from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.limits import (
     MAX_CONTROL_WAITING,
     MAX_EARLY_RESETS,
     MAX_IDLE_FRAMES,

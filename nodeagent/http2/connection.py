@@ -13,12 +13,12 @@ from typing import Protocol
 
 import hpack
 
-from nodeagent.relay.protocol import frames
-from nodeagent.relay.protocol import headers as plain
-from nodeagent.relay.protocol.control import ControlFrames
-from nodeagent.relay.protocol.errors import ErrorCode, LocalError, PeerError
-from nodeagent.relay.protocol.frames import Chunk, FrameReader
-from nodeagent.relay.protocol.limits import (
+from nodeagent.http2 import frames
+from nodeagent.http2 import headers as plain
+from nodeagent.http2.control import ControlFrames
+from nodeagent.http2.errors import ErrorCode, LocalError, PeerError
+from nodeagent.http2.frames import Chunk, FrameReader
+from nodeagent.http2.limits import (
     CLIENT_STREAMS,
     DECODER_TABLE,
     ENCODER_TABLE,
@@ -29,8 +29,8 @@ from nodeagent.relay.protocol.limits import (
     MAX_OUTPUT,
     SERVER_STREAMS,
 )
-from nodeagent.relay.protocol.stream import Headers, Stream
-from nodeagent.relay.protocol.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
+from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
 
 
 class Role(Enum):

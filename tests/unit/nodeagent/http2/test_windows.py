@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodeagent.relay.protocol.windows import (
+from nodeagent.http2.windows import (
     FIRST_STREAM_WINDOW,
     MAX_STREAM_WINDOW,
     ReceiveWindow,
