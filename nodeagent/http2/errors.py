@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
 
 
 class ErrorCode(IntEnum):
@@ -25,17 +24,11 @@ class ErrorCode(IntEnum):
     HTTP_1_1_REQUIRED = 0xD
 
 
-IDLE_TIMEOUT: Final = 0x6E6D_0001
-"""Ours beside those: a stream that carried nothing for longer than it may. To others an unknown code, which they take
-as any reset (RFC 9113, section 7).
-"""
-
-
-class TunnelError(Exception):
+class Http2Error(Exception):
     """The base of both; never raised itself."""
 
 
-class PeerError(TunnelError):
+class PeerError(Http2Error):
     """The peer broke the protocol; the connection cannot go on. ``code`` goes into our GOAWAY."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
@@ -43,5 +36,5 @@ class PeerError(TunnelError):
         self.code = code
 
 
-class LocalError(TunnelError):
+class LocalError(Http2Error):
     """We asked for what the protocol does not allow here: a defect of the caller."""

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from OpenSSL import SSL, crypto
 
 from nodeagent.identity.keys import SvidMaterial
+from nodeagent.identity.openssl import ffi, handle, lib
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity, check_peer_chain
-from nodeagent.openssl import ffi, handle, lib
 
 ALPN: Final = b"h2"
 CIPHERSUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"

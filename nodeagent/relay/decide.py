@@ -17,9 +17,9 @@ from nodeagent.policy.connection import Connection
 from nodeagent.policy.evaluate import Denial, Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.protocol.request import ConnectRequest, Hostname
 from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
+from nodeagent.tunnel.request import ConnectRequest, Hostname
 
 _NAMES_OF_OTHERS = frozenset({"k8s.namespace.name", "k8s.cluster.name"})
 Chooser = Callable[[Sequence[Workload]], Workload | None]

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.inbound import TunnelServer
-from nodeagent.relay.io.pool import TunnelClient
-from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.tracker import Tracker
+from nodeagent.tunnel.end import TunnelEnd
+from nodeagent.tunnel.pool import TunnelClient
 
 MAX_ROWS: Final = 10_000
 """Flows that one answer lists."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop, Event
 from typing import Final
 
-from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.tracker import Tracker
+from nodeagent.tunnel.end import TunnelEnd
 from nodeagent.worker.carrier import Carrier
 
 LAST_WORDS_SECONDS: Final = 2.0

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress, canonical_ip
-from nodeagent.relay.protocol.request import (
+from nodeagent.tunnel.request import (
     AGENT_PORTS,
     MAX_BAGGAGE_ITEMS,
     BadRequestError,

@@ -36,11 +36,11 @@ from nodeagent.relay.balance import Balancer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.tunnel import TunnelEnd
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
+from nodeagent.tunnel.end import TunnelEnd
 from tests.support import pki
 
 TRUST_DOMAIN = "mesh.internal"

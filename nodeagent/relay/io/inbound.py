@@ -11,7 +11,7 @@ from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.http2 import frames
 from nodeagent.http2.connection import Role
-from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.limits import LAST_STREAM_ID
 from nodeagent.http2.stream import Headers, Stream
 from nodeagent.identity.store import NoIdentityError
@@ -23,13 +23,13 @@ from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
 from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.io.outbound import REASON_HEADER
 from nodeagent.relay.io.services import Services
 from nodeagent.relay.io.streams import StreamLeg
-from nodeagent.relay.io.tunnel import TunnelEnd
-from nodeagent.relay.protocol.request import BadRequestError, ConnectRequest, Hostname, read_connect
-from nodeagent.relay.protocol.tls import TlsSession
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
+from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
+from nodeagent.tunnel.end import TunnelEnd
+from nodeagent.tunnel.request import BadRequestError, ConnectRequest, Hostname, read_connect
+from nodeagent.tunnel.tls import TlsSession
 
 MAX_SERVER_TUNNELS: Final = 8192
 """Tunnels from other nodes, those in their handshake included; further ones are closed at once."""

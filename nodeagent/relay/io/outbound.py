@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
-from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.stream import Headers
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.dialling import connect_reason, dial_app
@@ -26,12 +26,13 @@ from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
 from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.external import ExternalFlow, WaysOut
 from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.io.pool import Pool, TunnelClient, TunnelTarget
 from nodeagent.relay.io.splicing import FlowSplice, Splicing
 from nodeagent.relay.io.streams import StreamLeg
-from nodeagent.relay.protocol.request import ConnectRequest, connect_headers, status_of
 from nodeagent.state.targets import Unresolved
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
+from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
+from nodeagent.tunnel.pool import Pool, TunnelClient, TunnelTarget
+from nodeagent.tunnel.request import ConnectRequest, connect_headers, status_of
 
 if TYPE_CHECKING:
     from nodeagent.capture.origdst import Accepted, CapturedFlow
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 DNS_PORT: Final = 53
 MAX_TARGETS: Final = 4096
 """Pairs of workloads of which it is kept how a tunnel from one to the other is made."""
-REASON_HEADER: Final = "nodemesh-reason"
-"""In an answer that refuses: the code of a Reason, so that the source's log tells what the destination's agent saw."""
 _log = logging.getLogger("nodeagent.relay")
 _BY_CODE: Final = {reason.code: reason for reason in Reason}
 _BY_STATUS: Final = {400: Reason.BAD_TARGET, 401: Reason.POLICY_DENIED, 503: Reason.CONNECT_FAILED}

@@ -14,9 +14,9 @@ from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.io.tunnel import ReadBuffers
 from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
+from nodeagent.tunnel.end import ReadBuffers
 
 
 class Clients(Protocol):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from nodeagent.http2.errors import IDLE_TIMEOUT, ErrorCode
+from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.stream import Headers, Stream
 from nodeagent.reasons import Reason
+from nodeagent.tunnel.codes import IDLE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h2.errors
 
-from nodeagent.http2.errors import ErrorCode, LocalError, PeerError, TunnelError
+from nodeagent.http2.errors import ErrorCode, Http2Error, LocalError, PeerError
 
 
 def test_codes_are_those_of_rfc_9113() -> None:
@@ -14,4 +14,4 @@ def test_codes_are_those_of_rfc_9113() -> None:
 def test_a_peers_mistake_is_not_ours() -> None:
     error = PeerError(ErrorCode.PROTOCOL_ERROR, "why")
     assert (error.code, str(error)) == (ErrorCode.PROTOCOL_ERROR, "why")
-    assert isinstance(error, TunnelError) and not isinstance(error, LocalError)
+    assert isinstance(error, Http2Error) and not isinstance(error, LocalError)

@@ -11,6 +11,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from nodeagent.identity.keys import SvidMaterial, load_svid
+from nodeagent.identity.openssl import TlsError
 from nodeagent.identity.spiffe import PeerCertificateError
 from nodeagent.identity.tlsctx import (
     MAX_BUNDLE,
@@ -20,8 +21,7 @@ from nodeagent.identity.tlsctx import (
     client_context,
     server_context,
 )
-from nodeagent.openssl import TlsError
-from nodeagent.relay.protocol.tls import TlsSession
+from nodeagent.tunnel.tls import TlsSession
 from tests.support import pki
 from tests.support.foreign_tls import ForeignTls
 

@@ -21,8 +21,8 @@ from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.decide import ExternalPlan, InboundPlan, OutboundPlan, Place, PlaintextPlan, Refusal
-from nodeagent.relay.protocol.request import ConnectRequest, Hostname
 from nodeagent.state.view import NodeState
+from nodeagent.tunnel.request import ConnectRequest, Hostname
 from tests.support.objects import delta, external, gone, policy, rule, service, snapshot, workload
 
 CLIENT = workload("client", service_account="client", addresses=("10.0.0.9",), ports=())

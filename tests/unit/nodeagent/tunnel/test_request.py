@@ -6,7 +6,7 @@ import pytest
 
 from control.wire.address import SocketAddress
 from nodeagent.http2.stream import Headers
-from nodeagent.relay.protocol.request import (
+from nodeagent.tunnel.request import (
     AGENT_PORTS,
     MAX_BAGGAGE_ITEMS,
     BadRequestError,

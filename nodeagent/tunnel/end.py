@@ -16,12 +16,12 @@ from nodeagent.http2.connection import Role, TunnelConnection
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.stream import Headers, Stream
 from nodeagent.http2.windows import WindowBudget
+from nodeagent.identity.openssl import TlsClosedError, TlsError
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
 from nodeagent.net.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
-from nodeagent.openssl import TlsClosedError, TlsError
 from nodeagent.reasons import Reason
-from nodeagent.relay.protocol.tls import TlsBuffers, TlsSession
+from nodeagent.tunnel.tls import TlsBuffers, TlsSession
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport

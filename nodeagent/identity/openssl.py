@@ -2,7 +2,7 @@
 
 The library is the one inside ``cryptography``'s wheel. It is newer than the system's, and so are its AES-GCM and its
 handshake (ARCHITECTURE.md, decision 30). pyOpenSSL makes contexts and connections; its own reads and writes copy every
-record twice more, so ``relay.protocol.tls`` calls the functions themselves. Nothing else does.
+record twice more, so ``tunnel.tls`` calls the functions themselves. Nothing else does.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from nodeagent.identity.store import Certificates
 from nodeagent.net.dialling import connect_reason, dial
 from nodeagent.net.tasks import Tasks
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.tunnel import ReadBuffers, TunnelEnd
-from nodeagent.relay.protocol.tls import TlsSession
+from nodeagent.tunnel.end import ReadBuffers, TunnelEnd
+from nodeagent.tunnel.tls import TlsSession
 
 MAX_TUNNELS: Final = 4096
 MAX_WAITING: Final = 8192

@@ -13,7 +13,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from nodeagent.http2.frames import Chunk
-from nodeagent.openssl import TlsError, failure, ffi, handle, lib
+from nodeagent.identity.openssl import TlsError, failure, ffi, handle, lib
 
 LARGE_PART: Final = 8 * 1024
 """From this size on a copy costs more than a record of its own for what stands before it."""

@@ -8,9 +8,9 @@ import pytest
 from OpenSSL import SSL
 
 from nodeagent.identity.keys import load_svid
+from nodeagent.identity.openssl import TlsClosedError, TlsError
 from nodeagent.identity.tlsctx import client_context, server_context
-from nodeagent.openssl import TlsClosedError, TlsError
-from nodeagent.relay.protocol.tls import LARGE_READ, STEP, TlsBuffers, TlsSession
+from nodeagent.tunnel.tls import LARGE_READ, STEP, TlsBuffers, TlsSession
 from tests.support.foreign_tls import ForeignTls
 from tests.support.peer import tls_context
 from tests.support.pki import make_root, make_svid
