@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from control.wire.address import SocketAddress
 from control.wire.discovery import AppProtocol, Service, Workload
 from control.wire.ids import SpiffeId
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.evaluate import Denial, Permit
 from nodeagent.reasons import Reason
-from nodeagent.relay.authorizer import Authorizer
 from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 from nodeagent.tunnel.request import ConnectRequest, Hostname

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
-from nodeagent.relay.io.flow import Flow
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.tracker import Tracker
 from nodeagent.relay.io.inbound import TunnelServer
-from nodeagent.relay.tracker import Tracker
 from nodeagent.tunnel.end import TunnelEnd
 from nodeagent.tunnel.pool import TunnelClient
 

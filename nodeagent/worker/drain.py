@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop, Event
 from typing import Final
 
-from nodeagent.relay.tracker import Tracker
+from nodeagent.flows.tracker import Tracker
 from nodeagent.tunnel.end import TunnelEnd
 from nodeagent.worker.carrier import Carrier
 

@@ -22,6 +22,9 @@ from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.dns.io.desk import Asking, Desk
 from nodeagent.dns.io.lookup import NameLookup, Resolvers
 from nodeagent.dns.io.service import DnsService
+from nodeagent.flows.balance import Balancer
+from nodeagent.flows.splicing import Splicing
+from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import SvidStore
 from nodeagent.loader.errors import LoaderError
@@ -30,15 +33,12 @@ from nodeagent.namespaces.peer import is_held
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import make_inside, orderly_close
 from nodeagent.net.tasks import Tasks
-from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.balance import Balancer
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.relay.io.departures import Departures
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.io.plaintext import Plaintext
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.tracker import Tracker
 from nodeagent.splice.port import SplicePort
 from nodeagent.splice.splicer import Splicer
 from nodeagent.state.view import NodeState

@@ -25,18 +25,18 @@ from control.wire.discovery import (
 )
 from control.wire.watch import Batch, Change
 from nodeagent.capture.origdst import CapturedFlow
+from nodeagent.flows.balance import Balancer
+from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
 from nodeagent.net.accepting import Listener, listen, listen_for_apps
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
-from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.balance import Balancer
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.relay.io.inbound import Inbound
 from nodeagent.relay.io.outbound import Outbound
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics

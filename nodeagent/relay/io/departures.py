@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+from nodeagent.flows.app import AppLeg
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.tracker import Tracker
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.inbound import TunnelServer
 from nodeagent.relay.io.outbound import CapturedLeg
-from nodeagent.relay.tracker import Tracker
 
 Address = tuple[str, int]
 Holding = Callable[[Namespace | None, Address, Address], bool]

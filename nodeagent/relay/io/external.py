@@ -12,12 +12,12 @@ from functools import partial
 from typing import Final
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.app import AppLeg
+from nodeagent.flows.balance import Balancer
+from nodeagent.flows.flow import Flow
 from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
-from nodeagent.relay.balance import Balancer
 from nodeagent.relay.decide import ExternalPlan, Place
-from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 

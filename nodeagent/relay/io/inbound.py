@@ -9,6 +9,9 @@ from OpenSSL import SSL
 
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
+from nodeagent.flows.app import AppLeg
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2 import frames
 from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode
@@ -21,10 +24,7 @@ from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
-from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.services import Services
-from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
 from nodeagent.tunnel.end import TunnelEnd

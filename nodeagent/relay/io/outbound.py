@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
+from nodeagent.flows.app import AppLeg
+from nodeagent.flows.balance import Balancer
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.splicing import FlowSplice, Splicing
+from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.stream import Headers
 from nodeagent.namespaces.handle import Namespace
@@ -21,13 +26,8 @@ from nodeagent.net.sockets import local_address, remote_address, small_buffers
 from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
-from nodeagent.relay.balance import Balancer
 from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
-from nodeagent.relay.io.app import AppLeg
 from nodeagent.relay.io.external import ExternalFlow, WaysOut
-from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.io.splicing import FlowSplice, Splicing
-from nodeagent.relay.io.streams import StreamLeg
 from nodeagent.state.targets import Unresolved
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER

@@ -10,14 +10,14 @@ import logging
 from asyncio import BaseTransport
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.app import AppLeg
+from nodeagent.flows.flow import Flow
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import PlaintextPlan, Refusal
-from nodeagent.relay.io.app import AppLeg
-from nodeagent.relay.io.flow import Flow
 from nodeagent.relay.io.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 

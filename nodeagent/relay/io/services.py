@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.splicing import Splicing
+from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import Certificates
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
-from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.io.splicing import Splicing
-from nodeagent.relay.tracker import Tracker
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.state.view import NodeState
 from nodeagent.tunnel.end import ReadBuffers
 

@@ -17,9 +17,9 @@ from control.wire.discovery import (
     SourceMatch,
 )
 from control.wire.ids import SpiffeId
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
-from nodeagent.relay.authorizer import Authorizer
 from nodeagent.relay.decide import ExternalPlan, InboundPlan, OutboundPlan, Place, PlaintextPlan, Refusal
 from nodeagent.state.view import NodeState
 from nodeagent.tunnel.request import ConnectRequest, Hostname

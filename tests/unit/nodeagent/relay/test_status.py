@@ -10,7 +10,7 @@ import pytest
 from nodeagent.relay import status
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from tests.support.stories import Stage, story
-from tests.unit.nodeagent.relay.test_tracker import CLIENT, WEB, Desk
+from tests.unit.nodeagent.flows.test_tracker import CLIENT, WEB, Desk
 
 pytestmark = pytest.mark.interpreted
 

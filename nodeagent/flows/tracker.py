@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from control.wire.discovery import Workload
+from nodeagent.flows.idle import IdleSweep
+from nodeagent.flows.settings import FlowSettings
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.evaluate import Denial
 from nodeagent.reasons import Reason
-from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.idle import IdleSweep
-from nodeagent.relay.settings import FlowSettings
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
 
 if TYPE_CHECKING:
-    from nodeagent.relay.io.flow import Flow
+    from nodeagent.flows.flow import Flow
 
 MAX_FLOWS: Final = 65_536
 """Flows that one worker carries; further connections are refused as OVERLOADED."""

@@ -13,7 +13,7 @@ from nodeagent.tunnel.codes import IDLE_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nodeagent.relay.io.flow import Flow, Leg
+    from nodeagent.flows.flow import Flow, Leg
 
 CREDIT_BATCH: Final = 32 * 1024
 """Octets taken before the windows are told: a small request does not pay for flow control."""

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.settings import FlowSettings
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import descriptor_of, local_address, remote_address
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.settings import FlowSettings
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 
 if TYPE_CHECKING:
     from control.wire.discovery import Workload
-    from nodeagent.relay.io.app import AppLeg
+    from nodeagent.flows.app import AppLeg
     from nodeagent.splice.figures import SplicedBytes
 
 HERE: Final = -1

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from nodeagent.reasons import Reason
 
 if TYPE_CHECKING:
-    from nodeagent.relay.io.flow import Flow
-    from nodeagent.relay.settings import FlowSettings
+    from nodeagent.flows.flow import Flow
+    from nodeagent.flows.settings import FlowSettings
 
 ROUND_TICKS: Final = 5
 """Ticks in which all flows are looked at, up to MAX_LOOKS at each; with more flows a round takes longer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from nodeagent.relay.balance import (
+from nodeagent.flows.balance import (
     FAILURES_TO_EJECT,
     FIRST_EJECTION_SECONDS,
     JITTER,

@@ -10,8 +10,8 @@ import socket
 from dataclasses import replace
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.splicing import HERE, Splicing
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.splicing import HERE, Splicing
 from nodeagent.relay.status import flow_rows
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.telemetry.metrics import RECEIVED, SENT

@@ -10,14 +10,14 @@ from unittest import mock
 import pytest
 
 from control.wire.discovery import MESH_UID, MeshSettings
+from nodeagent.flows import app
 from nodeagent.net.sockets import quiet_seconds
 from nodeagent.reasons import Reason
-from nodeagent.relay.io import app
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.telemetry.metrics import ERRORS
 from tests.support.relay import Node
 from tests.support.stories import Stage, eventually, story
-from tests.unit.nodeagent.relay.io.test_splicing import play
+from tests.unit.nodeagent.flows.test_splicing import play
 
 THIRD = 8 * 1024 * 1024
 """More than all buffers between two applications hold."""

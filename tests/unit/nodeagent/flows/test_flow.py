@@ -11,14 +11,14 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from nodeagent.flows.app import WRITE_HIGH_WATER, AppLeg
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2.stream import Stream
 from nodeagent.http2.windows import MAX_STREAM_WINDOW
 from nodeagent.net import dialling
 from nodeagent.reasons import Reason
 from nodeagent.relay.io import inbound, outbound
-from nodeagent.relay.io.app import WRITE_HIGH_WATER, AppLeg
-from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.io.streams import StreamLeg
 from tests.support.stories import Stage, eventually, reset, story
 
 MEGABYTES = 6 * 1024 * 1024

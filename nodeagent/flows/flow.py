@@ -16,8 +16,8 @@ from nodeagent.telemetry.flow import FlowRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nodeagent.flows.tracker import Tracker
     from nodeagent.policy.evaluate import Permit
-    from nodeagent.relay.tracker import Tracker
 
 
 class Leg(Protocol):

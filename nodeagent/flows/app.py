@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from asyncio import BaseTransport
     from collections.abc import Callable
 
+    from nodeagent.flows.flow import Flow, Leg
     from nodeagent.net.transport import SocketTransport
-    from nodeagent.relay.io.flow import Flow, Leg
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Octets that wait in an application's socket before the other end is paused."""

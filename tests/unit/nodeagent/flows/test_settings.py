@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from control.wire.discovery import MESH_UID, MeshSettings
-from nodeagent.relay.settings import FlowSettings
+from nodeagent.flows.settings import FlowSettings
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 from tests.support.objects import delta, gone, service, snapshot, workload

@@ -6,11 +6,11 @@ import socket
 from dataclasses import replace
 
 from control.wire.address import SocketAddress
+from nodeagent.flows.splicing import LEG_CHUNKS
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.splicing import LEG_CHUNKS
 from nodeagent.relay.status import flow_rows
 from tests.support.stories import Stage, eventually, reset, story
-from tests.unit.nodeagent.relay.io.test_splicing import FakeKernel, play, splicing
+from tests.unit.nodeagent.flows.test_splicing import FakeKernel, play, splicing
 
 
 async def warm(mesh: Stage, client: socket.socket, server: socket.socket, more: int = 1) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from nodeagent.flows import idle
+from nodeagent.flows.idle import MAX_LOOKS, ROUND_TICKS, IdleSweep
+from nodeagent.flows.tracker import MAX_FLOWS
 from nodeagent.reasons import Reason
-from nodeagent.relay import idle
-from nodeagent.relay.idle import MAX_LOOKS, ROUND_TICKS, IdleSweep
-from nodeagent.relay.tracker import MAX_FLOWS
 
 
 @dataclass

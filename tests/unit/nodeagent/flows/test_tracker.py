@@ -9,13 +9,13 @@ import pytest
 
 from control.wire.address import SocketAddress
 from control.wire.ids import SpiffeId
+from nodeagent.flows import tracker as module
+from nodeagent.flows.flow import Flow
+from nodeagent.flows.tracker import Tracker
+from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
-from nodeagent.relay import tracker as module
-from nodeagent.relay.authorizer import Authorizer
-from nodeagent.relay.io.flow import Flow
-from nodeagent.relay.tracker import Tracker
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 from nodeagent.telemetry.metrics import CLOSED, FAILED, OPENED, SENT, FlowMetrics
