@@ -7,5 +7,5 @@ A socket belongs for ever to the namespace that it was made in; whatever is done
 happens there. So what runs inside is as short as making a socket; binding it, listening, connecting need no entering.
 
 It knows nothing of the mesh and imports no other room. Anyone may import it who handles sockets: capture, splice,
-relay (through ``relay/io/sockets.py``), the manager and the workers.
+relay (through ``net/sockets.py``), the manager and the workers.
 """

@@ -1,9 +1,9 @@
-"""How connections are carried: the tunnel protocol, and the sockets at its ends.
+"""Who accepts connections, and what becomes of each: captured ones, tunnels from other nodes, plaintext, ways out.
 
-Nouns: ``TunnelConnection`` (one HBONE connection, sans-io), ``Leg`` (one end of a flow: an application's socket or a
-tunnel's stream), ``Flow`` (two legs and their record), ``Tunnel`` (a TLS connection between agents), ``Pool``
-(tunnels for reuse).
-``protocol`` does no I/O; ``decide`` is pure; ``io`` owns the sockets, and only ``io.sockets`` makes them.
-May import: ``state``, ``policy``, ``identity`` (certificates, SPIFFE checks), ``telemetry``, ``capture.origdst``.
-Imported by ``worker``.
+Nouns: ``decide`` (pure: a connection or a stream to a plan or a refusal), ``Outbound`` (captured connections),
+``Inbound`` and ``TunnelServer`` (tunnels from other nodes), ``Plaintext`` (clients outside the mesh), ``ExternalFlow``
+(hosts outside the mesh), ``Services`` (what they share), ``Departures`` (connections whose workload left), ``status``
+(what is shown of flows and tunnels). Carrying bytes is the affair of ``flows``.
+Imports ``net``, ``tunnel``, ``flows``, ``policy``, ``state``, ``telemetry`` and ``capture.origdst``. Imported by
+``worker``; ``doctor`` asks ``decide``.
 """

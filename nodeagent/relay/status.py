@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from nodeagent.flows.flow import Flow
 from nodeagent.flows.tracker import Tracker
-from nodeagent.relay.io.inbound import TunnelServer
+from nodeagent.relay.inbound import TunnelServer
 from nodeagent.tunnel.end import TunnelEnd
 from nodeagent.tunnel.pool import TunnelClient
 

@@ -37,7 +37,7 @@ _log = logging.getLogger("nodeagent.splice")
 
 
 class SplicePort:
-    """What a worker's relay is handed (``relay.io.splicing.KernelSplice``)."""
+    """What a worker's relay is handed (``flows.splicing.KernelSplice``)."""
 
     def __init__(self, splicer: Splicer, clock: Callable[[], float] = time.monotonic) -> None:
         self._splicer = splicer

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from nodeagent import channel
 from nodeagent.dns.io.service import DnsService
-from nodeagent.relay.io.departures import Departures
-from nodeagent.relay.io.inbound import Inbound
-from nodeagent.relay.io.outbound import Outbound
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.departures import Departures
+from nodeagent.relay.inbound import Inbound
+from nodeagent.relay.outbound import Outbound
+from nodeagent.relay.services import Services
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.metrics import FlowMetrics

@@ -18,9 +18,9 @@ from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.net.accepting import Listener, ListenError, listen, listen_for_apps, spread
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import make_inside
-from nodeagent.relay.io.inbound import Inbound
-from nodeagent.relay.io.outbound import Outbound
-from nodeagent.relay.io.plaintext import Plaintext
+from nodeagent.relay.inbound import Inbound
+from nodeagent.relay.outbound import Outbound
+from nodeagent.relay.plaintext import Plaintext
 
 HOST_HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
 

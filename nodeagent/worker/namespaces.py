@@ -17,7 +17,7 @@ from nodeagent.net.accepting import ListenError
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import has_address
 from nodeagent.net.tasks import Tasks
-from nodeagent.relay.io.departures import LINGER_SECONDS, Departures
+from nodeagent.relay.departures import LINGER_SECONDS, Departures
 from nodeagent.worker.listeners import Doors, Listeners
 
 SWEEP_SECONDS: Final = 0.5
@@ -54,7 +54,7 @@ class _Leaving:
 
 
 class Inhabited:
-    """The namespaces of one worker, and who lives in which (``relay.io.services.Homes``)."""
+    """The namespaces of one worker, and who lives in which (``relay.services.Homes``)."""
 
     def __init__(self, loop: AbstractEventLoop, tasks: Tasks, poller: Poller) -> None:
         self._loop = loop

@@ -34,11 +34,11 @@ from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import make_inside, orderly_close
 from nodeagent.net.tasks import Tasks
 from nodeagent.policy.authorizer import Authorizer
-from nodeagent.relay.io.departures import Departures
-from nodeagent.relay.io.inbound import Inbound
-from nodeagent.relay.io.outbound import OriginalDestinations, Outbound
-from nodeagent.relay.io.plaintext import Plaintext
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.departures import Departures
+from nodeagent.relay.inbound import Inbound
+from nodeagent.relay.outbound import OriginalDestinations, Outbound
+from nodeagent.relay.plaintext import Plaintext
+from nodeagent.relay.services import Services
 from nodeagent.splice.port import SplicePort
 from nodeagent.splice.splicer import Splicer
 from nodeagent.state.view import NodeState

@@ -34,9 +34,9 @@ from nodeagent.net.accepting import Listener, listen, listen_for_apps
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
 from nodeagent.policy.authorizer import Authorizer
-from nodeagent.relay.io.inbound import Inbound
-from nodeagent.relay.io.outbound import Outbound
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.inbound import Inbound
+from nodeagent.relay.outbound import Outbound
+from nodeagent.relay.services import Services
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics

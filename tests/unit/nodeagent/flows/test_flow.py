@@ -18,7 +18,7 @@ from nodeagent.http2.stream import Stream
 from nodeagent.http2.windows import MAX_STREAM_WINDOW
 from nodeagent.net import dialling
 from nodeagent.reasons import Reason
-from nodeagent.relay.io import inbound, outbound
+from nodeagent.relay import inbound, outbound
 from tests.support.stories import Stage, eventually, reset, story
 
 MEGABYTES = 6 * 1024 * 1024

@@ -16,8 +16,8 @@ from nodeagent.flows.tracker import Tracker
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
-from nodeagent.relay.io.inbound import TunnelServer
-from nodeagent.relay.io.outbound import CapturedLeg
+from nodeagent.relay.inbound import TunnelServer
+from nodeagent.relay.outbound import CapturedLeg
 
 Address = tuple[str, int]
 Holding = Callable[[Namespace | None, Address, Address], bool]

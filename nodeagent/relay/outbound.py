@@ -27,7 +27,7 @@ from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
-from nodeagent.relay.io.external import ExternalFlow, WaysOut
+from nodeagent.relay.external import ExternalFlow, WaysOut
 from nodeagent.state.targets import Unresolved
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
@@ -36,7 +36,7 @@ from nodeagent.tunnel.request import ConnectRequest, connect_headers, status_of
 
 if TYPE_CHECKING:
     from nodeagent.capture.origdst import Accepted, CapturedFlow
-    from nodeagent.relay.io.services import Services
+    from nodeagent.relay.services import Services
 
 DNS_PORT: Final = 53
 MAX_TARGETS: Final = 4096

@@ -18,7 +18,7 @@ from nodeagent.flows.flow import Flow
 from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.relay.decide import ExternalPlan, Place
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 
 MAX_ATTEMPTS: Final = 3

@@ -18,7 +18,7 @@ from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import PlaintextPlan, Refusal
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 
 _log = logging.getLogger("nodeagent.relay")

@@ -24,7 +24,7 @@ from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
-from nodeagent.relay.io.services import Services
+from nodeagent.relay.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
 from nodeagent.tunnel.end import TunnelEnd
