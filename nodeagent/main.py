@@ -36,10 +36,8 @@ from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
 from nodeagent.manager.discovery import Discovery
-from nodeagent.manager.documents import Documents
 from nodeagent.manager.egress import Egress
 from nodeagent.manager.enrol import Enroller
-from nodeagent.manager.health import Health
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.namespaces import NodeNamespaces
@@ -47,11 +45,13 @@ from nodeagent.manager.old_connections import OldConnections
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.parts import Parts
 from nodeagent.manager.plaintext import PlaintextPorts
-from nodeagent.manager.samples import Samples
 from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.report.documents import Documents
+from nodeagent.report.health import Health
+from nodeagent.report.samples import Samples
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.accesslog import Log, open_log
 from nodeagent.telemetry.aggregate import Aggregate

@@ -3,7 +3,6 @@
 Nouns: ``Supervisor`` (spawns workers, again and again), ``Hub`` (tells them what is known, asks them what happened),
 ``WorkerLink`` (the socket to one), ``Discovery`` (watch, disk, read model), ``Membership`` (the node's own
 credential), ``SvidKeeper`` (the identities of local workloads), ``Enroller`` (which cgroups are captured),
-``PlaintextPorts`` (how plaintext from outside the mesh is met), and, of all
-of them together (``Parts``), what is shown: ``Documents`` (``/debug``), ``Samples`` (metrics), ``Health`` (what is
-wrong). Only ``nodeagent.main`` imports it.
+``PlaintextPorts`` (how plaintext from outside the mesh is met), and references to all
+of them (``Parts``) for ``report``. ``nodeagent.main`` and ``report`` import it.
 """

@@ -9,7 +9,7 @@ import pytest
 from control.wire.discovery import Action, EgressMode, MeshSettings, MtlsMode, SourceMatch
 from nodeagent.doctor.command import state_of
 from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
-from nodeagent.manager.facts import state_document
+from nodeagent.report.facts import state_document
 from nodeagent.state.view import NodeState
 from tests.support.objects import external, policy, rule, service, snapshot, workload
 

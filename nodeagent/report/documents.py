@@ -6,10 +6,10 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nodeagent.manager import facts
-from nodeagent.manager.health import Health
 from nodeagent.manager.parts import Parts
-from nodeagent.manager.samples import Samples
+from nodeagent.report import facts
+from nodeagent.report.health import Health
+from nodeagent.report.samples import Samples
 
 
 class Documents:

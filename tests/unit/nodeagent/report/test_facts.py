@@ -6,7 +6,7 @@ from pathlib import Path
 from nodeagent.channel import Sample
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Rotation
-from nodeagent.manager import facts
+from nodeagent.report import facts
 from nodeagent.state.view import NodeState
 from tests.support import pki
 from tests.support.objects import bundle, policy, service, snapshot, workload

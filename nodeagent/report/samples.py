@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 
 from nodeagent.channel import Sample
-from nodeagent.manager import facts
 from nodeagent.manager.parts import Parts
+from nodeagent.report import facts
 from nodeagent.telemetry.aggregate import render
 
 PRUNE_SECONDS = 60.0
