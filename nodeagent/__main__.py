@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nodeagent.cli import main
+from nodeagent.cli.main import main
 
 main()

@@ -12,7 +12,7 @@ import yaml
 
 from control.cli.meshctl import meshctl
 from control.main import main as control
-from nodeagent.cli import main as nodeagent
+from nodeagent.cli.main import main as nodeagent
 from tests.support.mesh import make_registry
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from control.main import main as control
-from nodeagent.cli import main as nodeagent
+from nodeagent.cli.main import main as nodeagent
 from nodeagent.config import Config, load
 
 DEPLOY = Path(__file__).parents[3] / "deploy"

@@ -11,10 +11,10 @@ from control.wire.address import SocketAddress
 from control.wire.discovery import EgressMode
 from nodeagent.capture.egress import Refused, Times
 from nodeagent.channel import Sample
+from nodeagent.cli.show import status_text
 from nodeagent.loader.egress import EgressCounts
 from nodeagent.manager.egress import ERRORS, MAX_LINES, METRIC, Egress
 from nodeagent.reasons import Reason
-from nodeagent.show import status_text
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import format_line
 from tests.support.objects import gone, snapshot, workload

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from nodeagent.cli import main
+from nodeagent.cli.main import main
 from nodeagent.config import Config
 from nodeagent.trace import names
 from nodeagent.trace.command import Surroundings, Trace, Wishes
@@ -174,6 +174,8 @@ def test_the_agent_never_loads_the_trace() -> None:
     import subprocess
     import sys
 
-    probe_code = "import sys, nodeagent.main, nodeagent.cli; print([m for m in sys.modules if 'nodeagent.trace' in m])"
+    probe_code = (
+        "import sys, nodeagent.main, nodeagent.cli.main\nprint([m for m in sys.modules if 'nodeagent.trace' in m])"
+    )
     done = subprocess.run([sys.executable, "-c", probe_code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

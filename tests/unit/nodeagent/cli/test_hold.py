@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nodeagent import hold as room
-from nodeagent.hold import Held, RefusedError, hold
+from nodeagent.cli import hold as room
+from nodeagent.cli.hold import Held, RefusedError, hold
 
 HELD = Held(frozenset({1, 7}), 4026532500, "container box")
 PLACE = {"inode": 4026532500, "served": True}

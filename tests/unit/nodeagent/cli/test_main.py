@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from nodeagent import answers, hold
 from nodeagent.capture.cgroups import CgroupError
-from nodeagent.cli import main
+from nodeagent.cli import answers, hold
+from nodeagent.cli.main import main
 
 HERE = {"inode": Path("/proc/self/ns/net").stat().st_ino, "own": True, "served": True, "problem": ""}
 WORKLOADS = [

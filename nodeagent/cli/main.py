@@ -17,11 +17,14 @@ import click
 import uvloop
 
 from control.wire.address import AddressError
-from nodeagent import answers
 from nodeagent.admin.server import AdminError
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.controller import unload as unload_capture
+from nodeagent.cli import answers
+from nodeagent.cli.hold import Held, RefusedError, hold
+from nodeagent.cli.resets import CannotResetError, reset_text, reset_verb, ways
+from nodeagent.cli.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 from nodeagent.client.join import JoinError
 from nodeagent.client.statefile import StateDirectory, StateDirectoryError
 from nodeagent.config import Config, ConfigError, load
@@ -33,12 +36,9 @@ from nodeagent.doctor.explain import explain as explain_connection
 from nodeagent.doctor.finding import Level
 from nodeagent.doctor.finding import as_text as findings_text
 from nodeagent.doctor.finding import documents as findings_document
-from nodeagent.hold import Held, RefusedError, hold
 from nodeagent.loader.errors import LoaderError
 from nodeagent.main import Agent, capture_settings, reserved_ports
 from nodeagent.manager.seal import SealError, seal
-from nodeagent.resets import CannotResetError, reset_text, reset_verb, ways
-from nodeagent.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 
 WAIT_SECONDS = 30.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from nodeagent.show import flows_text, show, status_text, table, workloads_text
+from nodeagent.cli.show import flows_text, show, status_text, table, workloads_text
 
 STATUS = {
     "node": "node-a",
