@@ -11,7 +11,7 @@ VM     := build/vm
 # BPF, namespaces and cgroups need root; everything else runs as whoever calls make.
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=MESH_REQUIRE_KERNEL,MESH_SOAK_ROUNDS,MESH_SOAK_STALL_SECONDS,MESH_SOAK_OUTPUT,CI)
 
-.PHONY: help setup ready setup-bench bpf compiled lint format types unit property contract kernel netns fuzz vm vm-matrix setup-vm bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
+.PHONY: help setup ready setup-bench bpf compiled lint format rooms types unit property contract kernel netns fuzz vm vm-matrix setup-vm bench bench-soak bench-keep soak-splice test ci demo up down clean root lock
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ lint: ready ## ruff, formatting, who may import whom, size budgets
 format: ready ## let ruff format and fix what it can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+rooms: ready ## write the rooms of the agent into ARCHITECTURE.md, as the contracts and docstrings have them
+	$(PY) -m tests.support.rooms
 
 types: ready ## mypy --strict
 	$(VENV)/bin/mypy

@@ -6,11 +6,16 @@ Who may import whom is checked by import-linter (``[tool.importlinter]`` in pypr
 from __future__ import annotations
 
 import ast
+import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
+
+from tests.support import rooms
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("nodeagent", "control", "vm-lab/vmlab")
@@ -101,3 +106,90 @@ def test_the_contract_loads_nothing_but_itself() -> None:
 def test_the_contract_is_found_without_its_neighbours() -> None:
     """The probe above would pass on an empty list."""
     assert len(list((ROOT / "control/wire").glob("[!_]*.py"))) >= 5
+
+
+# --- who imports whom ------------------------------------------------------------------------------------------------
+
+UPWARD = [
+    ("nodeagent.splice.figures", "nodeagent.flows.balance"),
+    ("nodeagent.state.index", "nodeagent.dns.remembered"),
+    ("nodeagent.identity.keys", "nodeagent.dns.messages"),
+    ("nodeagent.lifecycle", "nodeagent.manager.packing"),
+    ("nodeagent.capture.ports", "nodeagent.doctor.finding"),
+    ("nodeagent.channel", "nodeagent.flows.settings"),
+    ("nodeagent.splice.figures", "nodeagent.manager.packing"),
+    ("nodeagent.http2.frames", "nodeagent.net.sockets"),
+    ("nodeagent.tunnel.pool", "nodeagent.dns.decide"),
+    ("nodeagent.flows.flow", "nodeagent.relay.services"),
+    ("nodeagent.manager.hub", "nodeagent.report.facts"),
+    ("nodeagent.main", "nodeagent.worker.worker"),
+]
+
+
+def _broken(graph: grimp.ImportGraph) -> int:
+    order = [grimp.Layer(*layer, independent=True) for layer in rooms.layers()]
+    return len(graph.find_illegal_dependencies_for_layers(layers=order, containers={rooms.AGENT}))
+
+
+@pytest.mark.parametrize(("importer", "imported"), UPWARD)
+def test_the_layers_contract_catches_an_import_upwards_or_sideways(importer: str, imported: str) -> None:
+    graph = copy.deepcopy(rooms.graph())
+    assert {importer, imported} <= graph.modules, "the planted import names a module that is not there"
+    assert _broken(graph) == 0
+    graph.add_import(importer=importer, imported=imported)
+    assert _broken(graph) == 1
+
+
+AGENT_ROOMS = sorted(path.name for path in (ROOT / "nodeagent").iterdir() if (path / "__init__.py").exists())
+
+
+@pytest.mark.parametrize("room", AGENT_ROOMS)
+def test_a_docstring_names_the_rooms_that_import_it(room: str) -> None:
+    found = re.search(r"^Imported by (.*?)\.\Z", rooms.plate(room), re.DOTALL | re.MULTILINE)
+    assert found, f"the docstring of nodeagent.{room} is to end with 'Imported by ...'"
+    named = set(re.findall(r"``(\w+)``", found.group(1)))
+    assert named == rooms.importers().get(room, set()), f"nodeagent.{room}: correct its 'Imported by'"
+
+
+def _defined_in(room: Path) -> set[str]:
+    names = {path.stem for path in room.rglob("*.py")} | {path.parent.name for path in room.rglob("__init__.py")}
+    for path in room.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign):
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=_relative)
+def test_the_nouns_of_a_docstring_exist(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    nouns = re.search(r"^Nouns: (.*?)(?:\n\n|\Z|^Imported by)", text, re.DOTALL | re.MULTILINE)
+    if nouns is None:
+        return
+    outside_brackets = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", "", nouns.group(1))
+    missing = set(re.findall(r"``(\w+)``", outside_brackets)) - _defined_in(room)
+    assert not missing, f"{_relative(room)} names nouns that it does not have: {sorted(missing)}"
+
+
+# Names that still mean several things: the list may only shrink.
+SHARED_NAMES = {
+    "nodeagent": {
+        "Accepted", "Agent", "Answer", "Applied", "Clients", "Count", "Destinations", "Enrolment", "Event",
+        "Explanation", "Flow", "Flows", "Held", "Listener", "Listeners", "Names", "Phase", "Role", "Status", "Step",
+        "Surroundings", "_Entry",
+    },
+    "control": {"AuthorizationPolicy", "Fault", "Service", "Workload"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", ["nodeagent", "control"])
+def test_class_names_are_unique(package: str) -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_relative(path))
+    twice = {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES[package]}
+    assert not twice, f"class names that mean several things: {twice}"

@@ -1,6 +1,7 @@
-"""HTTP for operators and scrapers: ``/debug/*`` on loopback, ``/metrics``, ``/ready``. Reads, never writes; never
-shows a key.
+"""HTTP for operators and scrapers: ``/debug/*`` on loopback, ``/metrics``, ``/ready``. It reads,
+never writes, and never shows a key.
 
-Nouns: ``Document`` (a name and what gives its content), the three apps (apps), ``AdminServer`` (server: sockets and
-uvicorn). Imports ``config`` and ``lifecycle`` only; the composition root tells it where documents come from.
+Nouns: ``Document`` (apps: a name and the function that gives its content), the three applications
+(apps), ``AdminServer`` (server: sockets and uvicorn). The composition root registers the documents.
+Imported by ``cli``, ``main``.
 """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from nodeagent.tables import cell, table
+
 FORMATS = ("table", "json", "yaml")
-MAX_CELL_CHARACTERS = 200
 
 
 def show(document: Any, output: str, as_text: Callable[[Any], str]) -> str:
@@ -19,24 +20,6 @@ def show(document: Any, output: str, as_text: Callable[[Any], str]) -> str:
     if output == "yaml":
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip("\n")
     return as_text(document)
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns as wide as they need to be; what is not known is ``-``."""
-    cells = [list(headings), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        value = ",".join(str(item) for item in value)
-    text = "-" if value is None or value == "" else str(value)
-    # names come over the network: nothing of them may move the cursor or fake a line
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= MAX_CELL_CHARACTERS else text[: MAX_CELL_CHARACTERS - 1] + "…"
 
 
 def workloads_text(document: Any) -> str:
@@ -52,13 +35,13 @@ def workloads_text(document: Any) -> str:
         for w in document
     )  # fmt: skip
     absent = [
-        f"{w['namespace']}/{w['name']}: no cgroup {_cell(w['selector'])}; is it running, and the selector right?"
+        f"{w['namespace']}/{w['name']}: no cgroup {cell(w['selector'])}; is it running, and the selector right?"
         for w in document
         if not w["cgroups"] and not w["problems"]
     ]
-    refused = [f"{w['namespace']}/{w['name']}: {_cell(text)}" for w in document for text in w["problems"]]
+    refused = [f"{w['namespace']}/{w['name']}: {cell(text)}" for w in document for text in w["problems"]]
     unserved = [
-        f"{w['namespace']}/{w['name']}: network namespace {n['inode']}: {_cell(n['problem'] or 'nobody listens yet')}"
+        f"{w['namespace']}/{w['name']}: network namespace {n['inode']}: {cell(n['problem'] or 'nobody listens yet')}"
         for w in document
         for n in w["network_namespaces"]
         if n["problem"] or not n["served"]
@@ -139,7 +122,7 @@ def _age(seconds: float | None) -> str | None:
 
 def explanation_text(document: Any) -> str:
     """``nodeagent explain``."""
-    title = f"from {_cell(document['source'])} to {_cell(document['destination'])}"
+    title = f"from {cell(document['source'])} to {cell(document['destination'])}"
     rows = [("yes" if step["good"] else "no", step["what"], step["why"]) for step in document["steps"]]
     return f"{title}\n\n{table(('', 'STEP', 'WHY'), rows)}\n\n{document['verdict']}"
 
@@ -153,7 +136,7 @@ def status_text(status: Any) -> str:
 
 def _overview(status: Mapping[str, Any]) -> str:
     control = status["control"]
-    connection = "connected" if control["connected"] else f"not connected: {_cell(control['last_error'])}"
+    connection = "connected" if control["connected"] else f"not connected: {cell(control['last_error'])}"
     node = status["certificates"]["node"]
     membership = (
         f"member of {node.get('trust_domain')}, until {node.get('expires')}" if node["joined"] else "not joined"
@@ -164,19 +147,19 @@ def _overview(status: Mapping[str, Any]) -> str:
         f"control:  {control['url'] or '(none)'} {connection}; state of revision {control['revision']}",
         f"splice:   {_splice(status['splice'])}",
     ]
-    lines += [f"blocked:  {name}: {_cell(why)}" for name, why in status["blockers"].items()]
-    lines += [f"warning:  {name}: {_cell(what)}" for name, what in status["warnings"].items()]
+    lines += [f"blocked:  {name}: {cell(why)}" for name, why in status["blockers"].items()]
+    lines += [f"warning:  {name}: {cell(what)}" for name, what in status["warnings"].items()]
     return "\n".join(lines)
 
 
 def _splice(splice: Mapping[str, Any]) -> str:
     if not splice["on"]:
-        return f"off, same-node flows are relayed in userspace: {_cell(splice['why_not'])}{_kept_out(splice)}"
+        return f"off, same-node flows are relayed in userspace: {cell(splice['why_not'])}{_kept_out(splice)}"
     test = splice["self_test"]
     absent = [name for name, result in test["items"].items() if result != "pass"]
     noted = f"; not as expected: {', '.join(absent)}" if absent else ""
     tested = f"self-test of {len(test['items'])} items in {test['seconds']} s{noted}"
-    legs = f"; legs to other nodes take TCP: {_cell(splice['legs_why_not'])}" if splice["legs_why_not"] else ""
+    legs = f"; legs to other nodes take TCP: {cell(splice['legs_why_not'])}" if splice["legs_why_not"] else ""
     return f"on, {splice['flows']} flows known; {tested}{legs}{_kept_out(splice)}"
 
 
@@ -191,7 +174,7 @@ def _kept_out(splice: Mapping[str, Any]) -> str:
     ]
     if kept["more"]:
         lines.append(f"and {kept['more']} more")
-    return "".join(f"\n  relayed: {_cell(line)}" for line in lines)
+    return "".join(f"\n  relayed: {cell(line)}" for line in lines)
 
 
 def _workers(workers: Mapping[str, Any]) -> str:
@@ -210,19 +193,19 @@ def _identities(certificates: Mapping[str, Any]) -> str:
 
 def _capture(capture: Mapping[str, Any]) -> str:
     if not capture.get("enabled"):
-        return f"capture: off; {_cell(capture.get('why'))}"
+        return f"capture: off; {cell(capture.get('why'))}"
     lines = [
         f"capture: {len(capture['programs'])} programs on {capture['cgroup_root']}, pinned in {capture['pin_dir']}; "
         f"{capture['enrolled']} cgroups, {capture['destinations']} destinations"
     ]
-    lines += [f"  problem: {_cell(problem)}" for problem in capture["problems"]]
+    lines += [f"  problem: {cell(problem)}" for problem in capture["problems"]]
     if namespaces := capture.get("namespaces"):
         lines.append(
             f"  network namespaces besides the node's: {namespaces['held']}, of which {namespaces['served']} are served"
         )
-        lines += [f"  problem: {_cell(problem)}" for problem in namespaces["problems"]]
+        lines += [f"  problem: {cell(problem)}" for problem in namespaces["problems"]]
     lines += [
-        f"  also on {other['hook']} of {other['cgroup']}: program {other['program_id']} {_cell(other['name'])}"
+        f"  also on {other['hook']} of {other['cgroup']}: program {other['program_id']} {cell(other['name'])}"
         for other in capture["cohabitants"]
     ]
     lines += [f"  {name}: {value}" for name, value in capture["counters"].items()]

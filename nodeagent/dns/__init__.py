@@ -1,9 +1,11 @@
-"""Names of the mesh for enrolled workloads: their DNS questions come to the agent, which answers for the mesh's names
-and hands everything else, byte for byte, to the resolver that the application chose.
+"""Names of the mesh for enrolled workloads: their DNS questions reach the agent, which answers for
+the names of the mesh and forwards everything else, byte for byte, to the resolver that the
+application chose.
 
-Nouns: ``Question`` (what of a message decides: messages), ``Answer``, ``Forward`` and ``Discard`` (what becomes of a
-message: decide, pure), ``Resolver`` (where the application meant to ask), ``DnsListener`` (io: the UDP listeners of one
-network namespace), ``DnsStream`` (io: a captured TCP connection to port 53).
-Imports ``control.wire``, ``nodeagent.state`` and dnspython; only ``io`` opens sockets. Imported by ``worker`` and, for
-captured connections to port 53, handed to the relay as a callable.
+Nouns: ``Question`` (messages: the parts of a message that decide), ``Answer``, ``Forward`` and
+``Discard`` (decide: what happens to a message; pure), ``Resolvers`` (io.lookup: where the
+application meant to ask), ``DnsListener`` (io.udp: the UDP listeners of one network namespace),
+``DnsStream`` (io.tcp: a captured TCP connection to port 53). Only ``io`` opens sockets. The relay
+gets captured connections to port 53 taken off its hands by a callable.
+Imported by ``worker``.
 """

@@ -1,7 +1,8 @@
-"""What is wrong with this host, and what to do about it; what would become of a connection, and why.
+"""What is wrong with this host and how to mend it; what would happen to a connection, and why.
 
-Nouns: ``Finding`` (finding: one thing that was looked at, how it is, the remedy), ``host`` (kernel, cgroups, bpffs,
-neighbours on the hooks), ``network`` (ports, control, clock), ``workloads`` (from the running agent's documents: pure),
-``explain`` (pure, over the read model; the deciders themselves are asked, nothing is decided here).
-Imported by the command line only; nothing here changes anything.
+Nouns: ``Finding`` (finding: one thing examined, its state, the remedy), ``host`` (kernel, cgroups,
+bpffs, other programs on the hooks), ``network`` (ports, control, clock), ``workloads`` (from the
+running agent's documents; pure), ``explain`` (pure, over the read model: it asks the deciders
+themselves and decides nothing). Nothing here changes anything.
+Imported by ``cli``.
 """

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from nodeagent.cli.show import table
+from nodeagent.tables import table
 
 
 class Level(StrEnum):

@@ -1,9 +1,11 @@
-"""The kernel room: BPF objects, links and maps, and the directory where they are pinned. It knows maps, not the mesh.
+"""The kernel room: BPF objects, links and maps, and the directory where they are pinned. It knows
+maps, not the mesh.
 
-Nouns: ``Libbpf`` (sys: the only speaker of libbpf and libc here), ``Features`` (features: what this kernel can do,
-found by doing), ``Layout`` (abi: mirrors of ``bpf/include/abi.h``), ``MeshObject`` (objects: the compiled programs,
-loaded), ``PinDirectory`` (pins: what outlives the agent), ``EnrolledCgroups`` / ``Destinations`` / ``Listeners`` /
-``Settings`` / ``Flows`` / ``Clients`` / ``Counters`` (maps: typed views), ``PortModes`` and its kin (ports: the same
-for plaintext), ``InboundLinks`` (lookup: the program on arriving connections, one a network namespace). Imports the
-standard library and cffi only; imported by ``nodeagent.capture``.
+Nouns: ``Libbpf`` (sys: the only caller of libbpf), ``Features`` (features: what this kernel can do,
+found by trying), ``Layout`` (abi: mirrors of ``bpf/include/abi.h``), ``MeshObject`` (objects: the
+loaded programs), ``PinDirectory`` (pins: what outlives the agent), ``EnrolledCgroups``,
+``Destinations``, ``Listeners``, ``Settings``, ``Flows``, ``Clients`` and ``Counters`` (maps: typed
+views), ``PortModes`` (ports: the same for plaintext), ``InboundLinks`` (lookup: the program on
+arriving connections, one per network namespace). It imports the standard library and cffi only.
+Imported by ``capture``, ``cli``, ``doctor``, ``manager``, ``splice``, ``trace``, ``worker``.
 """

@@ -1,8 +1,11 @@
-"""The parent process of the agent: keeps what is known of the mesh and hands it to the workers that carry connections.
+"""The parent process of the agent: keeps the state of the mesh and hands it to the workers that
+carry connections.
 
-Nouns: ``Supervisor`` (spawns workers, again and again), ``Hub`` (tells them what is known, asks them what happened),
-``WorkerLink`` (the socket to one), ``Discovery`` (watch, disk, read model), ``Membership`` (the node's own
-credential), ``SvidKeeper`` (the identities of local workloads), ``Enroller`` (which cgroups are captured),
-``PlaintextPorts`` (how plaintext from outside the mesh is met), and references to all
-of them (``Parts``) for ``report``. ``nodeagent.main`` and ``report`` import it.
+Nouns: ``Supervisor`` (supervisor: starts workers, again and again), ``Hub`` (hub: sends state to
+them, collects what happened), ``WorkerLink`` (link: the socket to one), ``Discovery`` (discovery:
+watch, disk, read model), ``Membership`` (membership: the node's own credential), ``SvidKeeper``
+(svids: the identities of local workloads), ``Enroller`` (enrol: which cgroups are captured),
+``PlaintextPorts`` (plaintext: how plaintext from outside the mesh is treated), ``Parts`` (parts:
+references to all of them, for ``report``).
+Imported by ``cli``, ``main``, ``report``.
 """

@@ -14,7 +14,6 @@ from socket import MSG_MORE, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from nodeagent.http2.frames import Chunk
     from nodeagent.net.poller import Poller
 
 MAX_READ: Final = 64 * 1024
@@ -24,6 +23,8 @@ READS_AFTER_END: Final = 4
 PARTS_A_WRITE: Final = 64
 _READ: Final = EPOLLIN | EPOLLRDHUP
 _UNREGISTERED: Final = -1
+Chunk = bytes | bytearray | memoryview
+"""What may be written; a ``memoryview`` is lent for the call."""
 
 
 class SocketTransport(Transport):

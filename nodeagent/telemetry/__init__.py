@@ -1,5 +1,8 @@
-"""What is told about connections: metrics, the access log, counters. Everyone calls this room; it calls nobody.
+"""Metrics, access log and counters of connections. Every room may call this one; it calls none but
+``channel``.
 
-Nouns: ``FlowRecord`` (all that is known of one connection), ``FlowMetrics`` (Istio's TCP series), ``AccessLog``.
-Imports: ``control.wire`` and ``nodeagent.reasons`` only.
+Nouns: ``FlowRecord`` (flow: everything known of one connection), ``FlowMetrics`` (metrics: Istio's
+TCP series), ``AccessLog`` (accesslog), ``Aggregate`` (aggregate: the samples of all workers as
+one).
+Imported by ``flows``, ``main``, ``manager``, ``relay``, ``report``, ``worker``.
 """

@@ -1,5 +1,8 @@
-"""The sockets of DNS: listeners on loopback, questions handed on to resolvers, captured TCP connections to port 53.
+"""The sockets of DNS: listeners on loopback, questions handed on to resolvers, captured TCP
+connections to port 53.
 
-Nouns: ``DnsListener`` (udp), ``DnsStream`` (tcp), ``Desk`` (desk: what both share: the decision, counts, how to make
-a socket in the namespace of who asks). Imported by ``worker`` only.
+Nouns: ``DnsListener`` (udp), ``DnsStream`` (tcp), ``Desk`` (desk: what both share: the decision,
+counts, how to make a socket in the namespace of who asks).
+
+Only ``nodeagent.worker`` imports it.
 """

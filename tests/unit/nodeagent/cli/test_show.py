@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from nodeagent.cli.show import flows_text, show, status_text, table, workloads_text
+from nodeagent.cli.show import flows_text, show, status_text, workloads_text
+from nodeagent.tables import table
 
 STATUS = {
     "node": "node-a",
