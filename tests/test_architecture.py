@@ -120,7 +120,7 @@ UPWARD = [
     ("nodeagent.splice.figures", "nodeagent.manager.packing"),
     ("nodeagent.http2.frames", "nodeagent.net.sockets"),
     ("nodeagent.tunnel.pool", "nodeagent.dns.decide"),
-    ("nodeagent.flows.flow", "nodeagent.relay.services"),
+    ("nodeagent.flows.flow", "nodeagent.relay.outbound"),
     ("nodeagent.manager.hub", "nodeagent.report.facts"),
     ("nodeagent.main", "nodeagent.worker.worker"),
 ]

@@ -121,7 +121,7 @@ def _external_step(target: ExternalTarget) -> Step:
     """A destination outside the mesh that its registry names."""
     service = target.service
     dns = service.external is not None and service.external.resolution is Resolution.DNS
-    places = ", ".join(f"{host} port {port}" for host, port in target.places[:MAX_ENDPOINTS]) or "nowhere"
+    places = ", ".join(f"{place.host} port {place.port}" for place in target.places[:MAX_ENDPOINTS]) or "nowhere"
     found = "looked up" if dns and target.direct is None else "as written down"
     why = f"{service.uid} is outside the mesh: the agent connects to {places} ({found}), without mutual TLS"
     return Step("service entry", bool(target.places), f"{why}; no AuthorizationPolicy applies, an EgressPolicy lets it")

@@ -16,7 +16,7 @@ from nodeagent.telemetry.flow import FlowRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nodeagent.flows.tracker import Tracker
+    from control.wire.discovery import Workload
     from nodeagent.policy.evaluate import Permit
 
 
@@ -60,6 +60,13 @@ class Leg(Protocol):
         """Seconds since bytes last moved at this end, either way; ``now`` is CLOCK_MONOTONIC."""
 
 
+class JoinableLeg(Leg, Protocol):
+    """A leg that keeps what its application sends until it is joined."""
+
+    def join(self, peer: Leg) -> None:
+        """From now on bytes go to ``peer``, those that waited first."""
+
+
 class Shortcut(Protocol):
     """Bytes of a flow that go past its legs (``splicing.FlowSplice``)."""
 
@@ -77,29 +84,56 @@ class Shortcut(Protocol):
         """Seconds since bytes last moved there; ``now`` is CLOCK_MONOTONIC."""
 
 
+class FlowOwner(Protocol):
+    """Who keeps a flow while it lives (``tracker.Tracker``)."""
+
+    def opened(self, flow: Flow) -> None:
+        """Both ends are connected."""
+
+    def closed(self, flow: Flow) -> None:
+        """The flow is over; its records are complete except for the end time."""
+
+
+class Exchange:
+    """One request of a flow that policy permits, as long as it does. At layer 4 a flow is one exchange; at layer 7 it
+    may hold many, each with a permit and a destination of its own.
+    """
+
+    __slots__ = ("destination", "flow", "permit")
+
+    def __init__(self, flow: Flow, destination: Workload, permit: Permit) -> None:
+        self.flow = flow
+        self.destination = destination
+        self.permit = permit
+
+    def revoke(self, reason: Reason, detail: str) -> None:
+        """Policy permits it no more. At layer 4 that ends the flow."""
+        self.flow.cut(reason, detail)
+
+
 class Flow:
     """Two legs joined. ``record`` is reported by this node as source or destination; ``second`` is the other report
     of a same-node flow."""
 
     __slots__ = (
-        "destination", "done", "known_by", "on_close", "opened", "permit", "record", "relayed_because", "second",
-        "source", "spliced", "tracker",
+        "_when_closed", "destination", "done", "exchanges", "known_by", "opened", "owner", "record", "relayed_because",
+        "second", "source", "spliced",
     )  # fmt: skip
 
-    def __init__(self, tracker: Tracker, record: FlowRecord, second: FlowRecord | None = None) -> None:
-        self.tracker = tracker
+    def __init__(self, owner: FlowOwner, record: FlowRecord, second: FlowRecord | None = None) -> None:
+        self.owner = owner
         self.record = record
         self.second = second
         self.source: Leg | None = None
         self.destination: Leg | None = None
         self.known_by: tuple[str, ...] = ()
         """Whose change concerns it; the tracker's."""
-        self.permit: Permit | None = None
-        """What policy permitted; None where the destination's agent decides."""
+        self.exchanges: list[Exchange] = []
+        """What policy permitted; empty where the destination's agent decides."""
         self.spliced: Shortcut | None = None
         self.relayed_because = ""
         """Why a same-node flow is not spliced, where it never will be."""
-        self.on_close: Callable[[], None] | None = None
+        self._when_closed: list[Callable[[], None]] = []
         self.opened = False
         self.done = False
 
@@ -107,7 +141,15 @@ class Flow:
         """Both ends are connected and permitted."""
         if not self.done:
             self.opened = True
-            self.tracker.opened(self)
+            self.owner.opened(self)
+
+    def permit(self, destination: Workload, permit: Permit) -> None:
+        """Policy permits the whole flow to this workload: it is one exchange."""
+        self.exchanges.append(Exchange(self, destination, permit))
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Call this, once, when the flow is over."""
+        self._when_closed.append(call)
 
     def half_closed(self) -> None:
         """A leg ended its direction, or sent the rest of the other's: see whether that was the last of it."""
@@ -151,7 +193,9 @@ class Flow:
 
     def _let_go(self) -> None:
         """Nothing of a flow that is over refers to it in a circle: the memory is free at once, and without a search."""
-        self.source = self.destination = self.on_close = None
+        self.source = self.destination = None
+        self._when_closed.clear()
+        self.exchanges.clear()
 
     def refresh(self) -> None:
         """Bring the records' byte counts up to now."""
@@ -180,6 +224,6 @@ class Flow:
             if record is not None:
                 record.reason = reason
                 record.detail = detail
-        if self.on_close is not None:
-            self.on_close()
-        self.tracker.closed(self)
+        for call in self._when_closed:
+            call()
+        self.owner.closed(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from control.wire.address import SocketAddress
@@ -257,15 +258,8 @@ class Splicing:
 
     def begin_leg(self, splice: LegSplice) -> None:
         """The kernel knows it from now on."""
-        flow, before = splice.flow, splice.flow.on_close
-
-        def ended() -> None:
-            if before is not None:
-                before()
-            self.end(splice)
-
-        flow.on_close = ended
-        self._watch(flow, splice)
+        splice.flow.when_closed(partial(self.end, splice))
+        self._watch(splice.flow, splice)
 
     def _watch(self, flow: Flow, splice: FlowSplice) -> None:
         self._flows[splice.number] = (flow, splice)

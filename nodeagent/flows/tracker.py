@@ -5,9 +5,10 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from control.wire.discovery import Workload
+from nodeagent.flows.flow import Flow
 from nodeagent.flows.idle import IdleSweep
 from nodeagent.flows.settings import FlowSettings
 from nodeagent.policy.authorizer import Authorizer
@@ -17,9 +18,6 @@ from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
-
-if TYPE_CHECKING:
-    from nodeagent.flows.flow import Flow
 
 MAX_FLOWS: Final = 65_536
 """Flows that one worker carries; further connections are refused as OVERLOADED."""
@@ -128,21 +126,33 @@ class Tracker:
         return self._idle.tick(self._flows, now)
 
     def recheck(self, changed: Iterable[tuple[str, str]]) -> int:
-        """Look again at the flows that these changes (kind, uid) concern; cut those now refused; how many."""
+        """Look again at the flows that these changes (kind, uid) concern, and revoke what policy refuses now. Returns
+        how many flows and exchanges were revoked.
+        """
         if self.settings.changed(changed) and self.when_switched is not None:
             self.when_switched()
         uids = {uid for kind, uid in changed if kind in ("workload", "service")}
         policies = {uid for kind, uid in changed if kind == "policy"}
         if policies:
             uids |= {uid for uid in self._by_workload if self._selected(uid, policies)}
-        cut = 0
-        for uid in uids:
-            for flow in tuple(self._by_workload.get(uid, ())):
-                verdict = self._judge(flow)
-                if verdict is not None and not flow.done:
-                    flow.cut(*verdict)
-                    cut += 1
-        return cut
+        return sum(self._check(flow) for uid in uids for flow in tuple(self._by_workload.get(uid, ())))
+
+    def _check(self, flow: Flow) -> int:
+        if flow.done:
+            return 0
+        why = self._ends_changed(flow.record)
+        if why is not None:
+            flow.cut(*why)
+            return 1
+        revoked = 0
+        for exchange in tuple(flow.exchanges):
+            verdict = self._authorizer.authorize(exchange.destination, exchange.permit.connection)
+            if isinstance(verdict, Denial):
+                exchange.revoke(Reason.POLICY_REVOKED, verdict.detail)
+                revoked += 1
+            else:
+                exchange.permit = verdict
+        return revoked
 
     def shut_down(self) -> int:
         """Reset what is still open; how many that were."""
@@ -155,20 +165,14 @@ class Tracker:
         workload = self._state.workload(uid)
         return workload is None or not policies.isdisjoint(workload.policies)
 
-    def _judge(self, flow: Flow) -> tuple[Reason, str] | None:
-        for held in (flow.record.source, flow.record.destination):
+    def _ends_changed(self, record: FlowRecord) -> tuple[Reason, str] | None:
+        """Why a flow between these ends cannot go on, whatever policy says."""
+        for held in (record.source, record.destination):
             if held is not None and not self._unchanged(held):
                 return Reason.WORKLOAD_REMOVED, f"workload {held.uid} is gone, or is another one now"
-        service = flow.record.service
+        service = record.service
         if service is not None and service.external is not None and self._state.service(service.uid) is None:
             return Reason.ENTRY_REMOVED, f"no ServiceEntry names {service.hostname} any more"
-        destination = flow.record.destination
-        if flow.permit is None or destination is None:
-            return None
-        verdict = self._authorizer.authorize(destination, flow.permit.connection)
-        if isinstance(verdict, Denial):
-            return Reason.POLICY_REVOKED, verdict.detail
-        flow.permit = verdict
         return None
 
     def _unchanged(self, held: Workload) -> bool:

@@ -7,5 +7,5 @@ and the chain that names it), ``Rotation`` (rotation: when to renew; a pure tabl
 (the functions of OpenSSL that pyOpenSSL does not offer).
 
 It neither speaks to a CA nor reads files: ``client`` does. ``spiffe`` and ``rotation`` are pure.
-Imported by ``client``, ``manager``, ``relay``, ``report``, ``tunnel``, ``worker``.
+Imported by ``client``, ``flows``, ``manager``, ``relay``, ``report``, ``tunnel``, ``worker``.
 """

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from control.wire.discovery import EgressMode, Workload
 from nodeagent.capture.egress import Refused, Times
@@ -189,14 +189,25 @@ class Egress:
             except OSError as error:
                 logger.error("the access log cannot be opened (%s): what egress policies refuse is not in it", error)
                 self._log = NoLog()
-        self._log.write(
-            FlowRecord(
-                flow_id=0, reporter=Reporter.SOURCE, started=time.time(), source=workload,
-                source_principal=workload.identity if workload is not None else None,
-                destination_address=item.destination if item is not None else None, reason=Reason.EGRESS_REFUSED,
-                detail=detail,
-            )
-        )  # fmt: skip
+        record = FlowRecord.begin(
+            _KEEPER, Reporter.SOURCE, (workload, None), (None, item.destination if item is not None else None)
+        )
+        self._log.write(record.refused(Reason.EGRESS_REFUSED, detail))
+
+
+class _Keeper:
+    """What the kernel refused was no flow: it has no number."""
+
+    def next_id(self) -> int:
+        """Always 0."""
+        return 0
+
+    def now(self) -> float:
+        """Wall clock, seconds since 1970."""
+        return time.time()
+
+
+_KEEPER: Final = _Keeper()
 
 
 def _name(workload: Workload | None) -> Name:

@@ -1,12 +1,11 @@
 """Who accepts connections, and what becomes of each: captured ones, tunnels from other nodes,
-plaintext, ways out.
+plaintext.
 
 Nouns: ``decide`` (pure: a connection or a stream to a plan or a refusal), ``Outbound`` (outbound:
 captured connections), ``Inbound`` and ``TunnelServer`` (inbound: tunnels from other nodes),
-``Plaintext`` (plaintext: clients outside the mesh), ``ExternalFlow`` (external: hosts outside the
-mesh), ``Services`` (services: what they share), ``Departures`` (departures: connections whose
+``Plaintext`` (plaintext: clients outside the mesh), ``Departures`` (departures: connections whose
 workload left), ``status`` (what is shown of flows and tunnels).
 
-``flows`` carries the bytes.
+``flows.reach`` dials what was decided, and ``flows`` carries the bytes.
 Imported by ``doctor``, ``worker``.
 """

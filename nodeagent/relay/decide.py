@@ -17,7 +17,7 @@ from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.connection import Connection
 from nodeagent.policy.evaluate import Denial, Permit
 from nodeagent.reasons import Reason
-from nodeagent.state.targets import ExternalTarget, ServiceTarget, Unresolved
+from nodeagent.state.targets import ExternalTarget, Place, ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 from nodeagent.tunnel.request import ConnectRequest, Hostname
 
@@ -49,15 +49,6 @@ class OutboundPlan:
     service: Service | None
     protocol: AppProtocol
     permit: Permit | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a service outside the mesh is reached."""
-
-    host: str
-    """An address, or a name that is to be looked up."""
-    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +177,7 @@ def _outbound_target(
 
 
 def _external(source: Workload, origin: SocketAddress, target: ExternalTarget) -> ExternalPlan | Refusal:
-    places = tuple(Place(host, port) for host, port in target.places)
+    places = target.places
     if not places:
         detail = f"{target.service.hostname} has no endpoint"
         return Refusal(reason=Reason.NO_ENDPOINT, detail=detail, source=source, service=target.service)

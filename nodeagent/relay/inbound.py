@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from OpenSSL import SSL
 
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
-from nodeagent.flows.app import AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach.local import LocalDestination
+from nodeagent.flows.reach.ways import Reach
+from nodeagent.flows.services import Services
 from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2 import frames
 from nodeagent.http2.connection import Role
@@ -20,11 +21,9 @@ from nodeagent.http2.stream import Headers, Stream
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.namespaces.handle import Namespace
-from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
-from nodeagent.relay.services import Services
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
 from nodeagent.tunnel.end import TunnelEnd
@@ -38,8 +37,9 @@ MAX_SERVER_TUNNELS: Final = 8192
 class Inbound:
     """Takes tunnels. One per worker."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, reach: Reach) -> None:
         self.services = services
+        self.reach = reach
         self.tunnels: set[TunnelServer] = set()
         self.context = ChoosingContext(self._choose)
 
@@ -98,6 +98,28 @@ class Inbound:
         for tunnel in tuple(self.tunnels):
             if tunnel.identity and tunnel.generation != self.services.certificates.generation(tunnel.identity):
                 tunnel.drain()
+
+
+class InboundAttempt:
+    """A stream on its way to a workload of this node; the other node waits for the answer."""
+
+    __slots__ = ("_flow", "_leg", "_tunnel")
+
+    def __init__(self, tunnel: TunnelServer, flow: Flow, leg: StreamLeg) -> None:
+        self._tunnel = tunnel
+        self._flow = flow
+        self._leg = leg
+
+    def reached(self) -> None:
+        """Say so: the stream is open."""
+        self._tunnel.connection.respond(self._leg.stream, [(":status", "200")])
+
+    def failed(self, reason: Reason, detail: str) -> None:
+        """Say that the workload does not answer."""
+        if not self._flow.done:
+            headers = [(":status", "503"), (REASON_HEADER, reason.code)]
+            self._tunnel.connection.respond(self._leg.stream, headers, end=True)
+            self._flow.lost(self._leg, reason, detail)
 
 
 class TunnelServer(TunnelEnd):
@@ -192,62 +214,33 @@ class TunnelServer(TunnelEnd):
         asked_for = request.authority if request and not isinstance(request.authority, Hostname) else self.local
         principal = str(self.peer.spiffe_id) if self.peer is not None else None
         destination = refusal.destination or self.workload
-        tracker.report(
-            FlowRecord(
-                flow_id=tracker.next_id(), reporter=Reporter.DESTINATION, started=tracker.now(),
-                source_address=self.remote, source_principal=principal, source=refusal.source,
-                destination_address=asked_for, tunnel_address=self.local, service=refusal.service,
-                destination=destination, destination_principal=destination.identity if destination else None,
-                security=Security.MUTUAL_TLS if principal else Security.NONE, reason=refusal.reason,
-                detail=refusal.detail, trace_parent=request.trace_parent if request else "",
-            )
+        record = FlowRecord.begin(
+            tracker, Reporter.DESTINATION, (refusal.source, self.remote), (destination, asked_for), refusal.service,
+            principal=principal, security=Security.MUTUAL_TLS if principal else Security.NONE,
         )  # fmt: skip
+        record.tunnel_address, record.trace_parent = self.local, request.trace_parent if request else ""
+        tracker.report(record.refused(refusal.reason, refusal.detail))
 
     def _carry(self, stream: Stream, request: ConnectRequest, plan: InboundPlan, ended: bool) -> None:
         tracker = self._services.tracker
-        record = FlowRecord(
-            flow_id=tracker.next_id(), reporter=Reporter.DESTINATION, started=tracker.now(),
-            source_address=plan.source_address, source_principal=str(plan.connection.source_identity),
-            source=plan.source, destination_address=plan.address, tunnel_address=self.local, service=plan.service,
-            destination=plan.destination, destination_principal=plan.destination.identity,
-            security=Security.MUTUAL_TLS, trace_parent=request.trace_parent, claimed_address=plan.claimed_address,
+        record = FlowRecord.begin(
+            tracker, Reporter.DESTINATION, (plan.source, plan.source_address), (plan.destination, plan.address),
+            plan.service, principal=str(plan.connection.source_identity), security=Security.MUTUAL_TLS,
         )  # fmt: skip
+        record.tunnel_address, record.trace_parent = self.local, request.trace_parent
+        record.claimed_address = plan.claimed_address
         flow = Flow(tracker, record)
-        flow.permit = plan.permit
+        flow.permit(plan.destination, plan.permit)
         leg = StreamLeg(flow, stream, self.flush)
         leg.ended = ended
         leg.on_reset = self._reset_reason
         flow.source = leg
         tracker.add(flow)
-        self._services.tasks.start(self._dial(flow, leg, plan), "dial")
-
-    async def _dial(self, flow: Flow, source: StreamLeg, plan: InboundPlan) -> None:
-        address, buffer = dial_address(plan.destination, plan.address), self._services.buffers.application
-        try:
-            before = self._services.speaking_for(plan.source_address)
-            home = self._services.home_of(plan.destination.uid, address)
-            make_leg = partial(AppLeg, buffer, flow, dialled=True, home=home)
-            leg = await dial_app(self._services.poller, make_leg, address, before, inside=home)
-        except OSError as error:
-            reason = connect_reason(error)
-            if not flow.done:
-                headers = [(":status", "503"), (REASON_HEADER, reason.code)]
-                self.connection.respond(source.stream, headers, end=True)
-                flow.lost(source, reason, f"{address}: {error or 'no answer'}")
-            return
-        if home is not None and home.closed:
-            flow.cut(Reason.NAMESPACE_GONE, f"network namespace {home.inode} has no enrolled process any more")
-        if flow.done:  # while the dial was being answered
-            leg.abort(flow.record.reason)
-            return
-        flow.destination = leg
-        if self._services.splicing is not None:
-            self._services.splicing.leg(flow, leg)
-        self.connection.respond(source.stream, [(":status", "200")])
-        flow.establish()
-        source.join(leg)
-        if not flow.done:
-            leg.join(source)
+        to = LocalDestination(
+            address=dial_address(plan.destination, plan.address), client=plan.source_address,
+            workload=plan.destination.uid, joins_leg=True,
+        )  # fmt: skip
+        self._inbound.reach.local.start(flow, leg, to, InboundAttempt(self, flow, leg))
 
     def _reset_reason(self, code: int) -> tuple[Reason, str]:
         if self.failure is not None:

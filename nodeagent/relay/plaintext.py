@@ -12,14 +12,15 @@ from asyncio import BaseTransport
 from control.wire.address import SocketAddress
 from nodeagent.flows.app import AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach.local import LocalDestination
+from nodeagent.flows.reach.ways import Reach
+from nodeagent.flows.services import Services
 from nodeagent.namespaces.handle import Namespace
-from nodeagent.net.dialling import connect_reason, dial_app
 from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import PlaintextPlan, Refusal
-from nodeagent.relay.services import Services
-from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
+from nodeagent.telemetry.flow import FlowRecord, Reporter
 
 _log = logging.getLogger("nodeagent.relay")
 
@@ -43,11 +44,28 @@ class PlaintextLeg(AppLeg):
             self.abort(Reason.INTERNAL_ERROR)
 
 
+class PlaintextAttempt:
+    """A flow on its way to the server that the client asked for."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    def reached(self) -> None:
+        """Nobody waits to be told."""
+
+    def failed(self, reason: Reason, detail: str) -> None:
+        """The server does not answer."""
+        self._flow.cut(reason, detail)
+
+
 class Plaintext:
     """Takes plaintext connections. One per worker; ``port`` is the listener's own."""
 
-    def __init__(self, services: Services, port: int) -> None:
+    def __init__(self, services: Services, reach: Reach, port: int) -> None:
         self._services = services
+        self._reach = reach
         self._port = port
 
     def leg(self, home: Namespace | None = None) -> PlaintextLeg:
@@ -75,45 +93,21 @@ class Plaintext:
     def _refuse(self, leg: AppLeg, client: SocketAddress, asked_for: SocketAddress, refusal: Refusal) -> None:
         leg.abort(refusal.reason)
         tracker = self._services.tracker
-        tracker.report(
-            FlowRecord(
-                flow_id=tracker.next_id(), reporter=Reporter.DESTINATION, started=tracker.now(), source_address=client,
-                destination_address=asked_for, destination=refusal.destination, service=refusal.service,
-                destination_principal=refusal.destination.identity if refusal.destination else None,
-                security=Security.NONE, reason=refusal.reason, detail=refusal.detail,
-            )
-        )  # fmt: skip
+        record = FlowRecord.begin(
+            tracker, Reporter.DESTINATION, (None, client), (refusal.destination, asked_for), refusal.service
+        )
+        tracker.report(record.refused(refusal.reason, refusal.detail))
 
     def _carry(self, leg: PlaintextLeg, client: SocketAddress, plan: PlaintextPlan) -> None:
-        services = self._services
-        record = FlowRecord(
-            flow_id=services.tracker.next_id(), reporter=Reporter.DESTINATION, started=services.tracker.now(),
-            source_address=client, destination_address=plan.address, destination=plan.destination,
-            destination_principal=plan.destination.identity, service=plan.service, security=Security.NONE,
-        )  # fmt: skip
-        flow = Flow(services.tracker, record)
-        flow.permit = plan.permit
+        tracker = self._services.tracker
+        record = FlowRecord.begin(
+            tracker, Reporter.DESTINATION, (None, client), (plan.destination, plan.address), plan.service
+        )
+        flow = Flow(tracker, record)
+        flow.permit(plan.destination, plan.permit)
         leg.flow = flow
         flow.source = leg
-        services.tracker.add(flow)
-        services.tasks.start(self._dial(flow, leg, client, plan.address), "dial")
-
-    async def _dial(self, flow: Flow, source: PlaintextLeg, client: SocketAddress, address: SocketAddress) -> None:
-        services = self._services
-        try:
-            home = source.home  # it asked for an address of that namespace
-            leg = await dial_app(
-                services.poller, lambda: AppLeg(services.buffers.application, flow, dialled=True, home=home), address,
-                services.speaking_for(client), inside=home,
-            )  # fmt: skip
-        except OSError as error:
-            flow.cut(connect_reason(error), f"{address}: {error or 'no answer'}")
-            return
-        if flow.done:  # while the dial was being answered
-            leg.abort(flow.record.reason)
-            return
-        flow.destination = leg
-        flow.establish()
-        source.join(leg)
-        if not flow.done:
-            leg.join(source)
+        tracker.add(flow)
+        # the client asked for an address of the namespace where it was accepted
+        to = LocalDestination(address=plan.address, client=client, home=leg.home)
+        self._reach.local.start(flow, leg, to, PlaintextAttempt(flow))

@@ -26,6 +26,15 @@ class ServiceTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service outside the mesh is reached."""
+
+    host: str
+    """An address, or a name that is looked up."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalTarget:
     """A port of a service outside the mesh (``service.external`` is set): asked for by its virtual address, or by one
     of its own.
@@ -37,12 +46,12 @@ class ExternalTarget:
     """The one of its own; it leads there and nowhere else."""
 
     @property
-    def places(self) -> tuple[tuple[str, int], ...]:
-        """(address or name, port) of each place where it can be reached."""
+    def places(self) -> tuple[Place, ...]:
+        """Where it can be reached."""
         if self.direct is not None:
-            return ((self.direct.ip, self.direct.port),)
+            return (Place(self.direct.ip, self.direct.port),)
         endpoints = self.service.external.endpoints if self.service.external is not None else ()
-        return tuple((e.address, e.ports.get(self.port.name, self.port.target_port)) for e in endpoints)
+        return tuple(Place(e.address, e.ports.get(self.port.name, self.port.target_port)) for e in endpoints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import AppProtocol, Service, Workload
@@ -23,6 +24,16 @@ class Security(StrEnum):
 
     MUTUAL_TLS = "mutual_tls"
     NONE = "none"
+
+
+class RecordKeeper(Protocol):
+    """Where records get their number and time (``flows.tracker.Tracker``)."""
+
+    def next_id(self) -> int:
+        """A number for a new flow, unique in this process."""
+
+    def now(self) -> float:
+        """Wall clock, seconds since 1970."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,3 +69,40 @@ class FlowRecord:
     detail: str = ""
     """What exactly happened, in words, where the reason alone does not tell."""
     trace_parent: str = ""
+
+    @staticmethod
+    def begin(
+        keeper: RecordKeeper,
+        reporter: Reporter,
+        source: tuple[Workload | None, SocketAddress | None],
+        destination: tuple[Workload | None, SocketAddress | None],
+        service: Service | None = None,
+        *,
+        protocol: AppProtocol = AppProtocol.TCP,
+        principal: str | None = None,
+        security: Security = Security.NONE,
+    ) -> FlowRecord:
+        """The record of a connection that begins now, or is refused now. Each end is a workload and an address, as far
+        as they are known; ``principal`` is the proved SPIFFE ID of the source where no workload says it.
+        """
+        client, server = source[0], destination[0]
+        return FlowRecord(
+            flow_id=keeper.next_id(), reporter=reporter, started=keeper.now(), source=client, source_address=source[1],
+            source_principal=principal or (client.identity if client is not None else None), destination=server,
+            destination_address=destination[1], destination_principal=server.identity if server is not None else None,
+            service=service, protocol=protocol, security=security,
+        )  # fmt: skip
+
+    def as_destination(self, address: SocketAddress) -> FlowRecord:
+        """The other report of a same-node flow: ``address`` is the workload's own address and port."""
+        return FlowRecord(
+            flow_id=self.flow_id, reporter=Reporter.DESTINATION, started=self.started,
+            source_address=self.source_address, source_principal=self.source_principal, source=self.source,
+            destination_address=address, service=self.service, destination=self.destination,
+            destination_principal=self.destination_principal, protocol=self.protocol,
+        )  # fmt: skip
+
+    def refused(self, reason: Reason, detail: str) -> FlowRecord:
+        """This record, of a connection that is refused."""
+        self.reason, self.detail = reason, detail
+        return self

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from nodeagent import channel
 from nodeagent.dns.io.service import DnsService
+from nodeagent.flows.services import Services
 from nodeagent.relay.departures import Departures
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
-from nodeagent.relay.services import Services
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.state.targets import Applied
 from nodeagent.telemetry.metrics import FlowMetrics
@@ -43,7 +43,7 @@ class Carrier:
     def forget(self, gone: Iterable[str]) -> None:
         """These workloads are not in the mesh any more."""
         for uid in gone:
-            self.outbound.balancer.forget(uid)
+            self.outbound.reach.balancer.forget(uid)
 
     def departed(self, cgroups: Mapping[int, str], enrolled: Mapping[int, str]) -> int:
         """These enrolled cgroups were removed; how many connections were reset."""

@@ -23,6 +23,8 @@ from nodeagent.dns.io.desk import Asking, Desk
 from nodeagent.dns.io.lookup import NameLookup, Resolvers
 from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.balance import Balancer
+from nodeagent.flows.reach.ways import Reach
+from nodeagent.flows.services import Services
 from nodeagent.flows.splicing import Splicing
 from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
@@ -38,7 +40,6 @@ from nodeagent.relay.departures import Departures
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.plaintext import Plaintext
-from nodeagent.relay.services import Services
 from nodeagent.splice.port import SplicePort
 from nodeagent.splice.splicer import Splicer
 from nodeagent.state.view import NodeState
@@ -77,9 +78,10 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None, homes=known.inhabited,
     )  # fmt: skip
     dns = _dns(start, known)
-    inbound = Inbound(services)
-    outbound = Outbound(services, _captured(start), known.enrolled, Balancer(SystemRandom()))
-    outbound.ways_out.lookup = NameLookup(Resolvers(Path(start.resolv_conf)).ask, known.loop.time, known.tasks.spawn)
+    reach = Reach(services, Balancer(SystemRandom()))
+    reach.external.lookup = NameLookup(Resolvers(Path(start.resolv_conf)).ask, known.loop.time, known.tasks.spawn)
+    inbound = Inbound(services, reach)
+    outbound = Outbound(services, _captured(start), known.enrolled, reach)
     if dns is not None:
         outbound.resolver = lambda transport, captured, home: dns.take(
             transport, Asking(captured.destination, captured.cgroup_id), socket if home is None else make_inside(home)
@@ -101,7 +103,7 @@ async def open_listeners(
     """From now on connections and DNS questions are accepted. ListenError, DnsPortError, LoaderError. ``report`` hears
     of the namespaces of workloads.
     """
-    plaintext = Plaintext(carrier.services, start.inbound_port)
+    plaintext = Plaintext(carrier.services, carrier.outbound.reach, start.inbound_port)
     if start.pin_dir:
         carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
         with closing(SteerTable(Path(start.pin_dir), start.index)) as steers:

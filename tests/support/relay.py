@@ -26,6 +26,8 @@ from control.wire.discovery import (
 from control.wire.watch import Batch, Change
 from nodeagent.capture.origdst import CapturedFlow
 from nodeagent.flows.balance import Balancer
+from nodeagent.flows.reach.ways import Reach
+from nodeagent.flows.services import Services
 from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.keys import load_svid
@@ -36,7 +38,6 @@ from nodeagent.net.tasks import Tasks
 from nodeagent.policy.authorizer import Authorizer
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
-from nodeagent.relay.services import Services
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
@@ -129,8 +130,9 @@ class Node:
             node=name, tasks=self.tasks, poller=Poller(loop), state=self.state,
             authorizer=self.authorizer, tracker=self.tracker, certificates=self.certificates, budget=WindowBudget(),
         )  # fmt: skip
-        self.outbound = Outbound(self.services, self.captured, self.enrolled, Balancer(Random(1)))
-        self.inbound = Inbound(self.services)
+        self.reach = Reach(self.services, Balancer(Random(1)))
+        self.outbound = Outbound(self.services, self.captured, self.enrolled, self.reach)
+        self.inbound = Inbound(self.services, self.reach)
         self.outbound_port = 0
         self.tunnel_port = 0
         self._servers: list[Listener] = []

@@ -211,7 +211,7 @@ async def _tell(ip: str, tell: Story, far: dict[str, Any]) -> None:
 def _check_counts(stage: Stage) -> None:
     for node in (stage.a, stage.b):
         assert not node.tracker._by_workload
-        assert not node.outbound.balancer._live
+        assert not node.outbound.reach.balancer._live
         assert not node.metrics._live
         assert all(series.live == 0 for series in node.metrics._series.values())
         assert not node.outbound.pool._entries

@@ -13,12 +13,12 @@ from unittest import mock
 
 from nodeagent.flows.app import WRITE_HIGH_WATER, AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach import local
 from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2.stream import Stream
 from nodeagent.http2.windows import MAX_STREAM_WINDOW
 from nodeagent.net import dialling
 from nodeagent.reasons import Reason
-from nodeagent.relay import inbound, outbound
 from tests.support.stories import Stage, eventually, reset, story
 
 MEGABYTES = 6 * 1024 * 1024
@@ -101,7 +101,7 @@ async def test_ends_that_come_before_the_legs_are_joined_are_passed_on(mesh: Sta
             await asyncio.sleep(0)
         return leg
 
-    with mock.patch.object(inbound, "dial_app", dial), mock.patch.object(outbound, "dial_app", dial):
+    with mock.patch.object(local, "dial_app", dial):
         client = mesh.connect(vip)
         client.shutdown(socket.SHUT_WR)
         server = await mesh.accept()
@@ -271,7 +271,7 @@ async def test_a_client_that_resets_while_the_dial_is_answered_leaves_no_connect
         await answered.wait()
         return leg
 
-    with mock.patch.object(outbound if vip == mesh.VIP_NEAR else inbound, "dial_app", slow):
+    with mock.patch.object(local, "dial_app", slow):
         client, server = await mesh.pair(vip)
         reset(client)
         await (mesh.a if vip == mesh.VIP_NEAR else mesh.b).log.wait(1)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from control.wire.address import SocketAddress
+from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.flows import tracker as module
-from nodeagent.flows.flow import Flow
+from nodeagent.flows.flow import Exchange, Flow
 from nodeagent.flows.tracker import Tracker
 from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.connection import Connection
@@ -83,7 +84,7 @@ class Desk:
             connection = Connection(SpiffeId.parse(CLIENT.identity), "10.0.0.9", destination.addresses[0], 8080)
             permit = self.authorizer.authorize(destination, connection)
             assert isinstance(permit, Permit)
-            flow.permit = permit
+            flow.permit(destination, permit)
         self.tracker.add(flow)
         flow.establish()
         return flow
@@ -222,3 +223,29 @@ def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not desk.tracker.full
     desk.flow()
     assert desk.tracker.full
+
+
+class Request(Exchange):
+    """One of several requests of a connection, as layer 7 has them."""
+
+    def __init__(self, flow: Played, destination: Workload, permit: Permit) -> None:
+        super().__init__(flow, destination, permit)
+        self.revoked: list[Reason] = []
+
+    def revoke(self, reason: Reason, detail: str) -> None:
+        self.revoked.append(reason)
+
+
+def test_one_request_of_many_is_revoked_and_the_others_go_on() -> None:
+    desk = Desk()
+    flow = desk.flow(decided_here=False)
+    requests = []
+    for destination in (WEB, OTHER):
+        connection = Connection(SpiffeId.parse(CLIENT.identity), "10.0.0.9", destination.addresses[0], 8080)
+        permit = desk.authorizer.authorize(destination, connection)
+        assert isinstance(permit, Permit)
+        requests.append(Request(flow, destination, permit))
+    flow.exchanges += requests
+    assert desk.change(policy("p", policy().action, rule()), workload(policies=("shop/p",))) == 1
+    assert [request.revoked for request in requests] == [[Reason.POLICY_REVOKED], []]
+    assert not flow.done

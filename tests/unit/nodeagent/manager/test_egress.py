@@ -169,7 +169,7 @@ def test_a_workload_that_left_the_mesh_is_counted_no_more(kernel: Kernel, state:
 
 
 def test_status_shows_who_is_confined_and_what_was_refused_last(kernel: Kernel, egress: Egress) -> None:
-    from tests.unit.nodeagent.test_show import STATUS
+    from tests.unit.nodeagent.cli.test_show import STATUS
 
     kernel.notes[ELSEWHERE] = Times(3, 4242, 2.0)
     kernel.notes[Refused(7, "raw", None)] = Times(1, 0, 1.0)

@@ -20,7 +20,8 @@ from control.wire.ids import SpiffeId
 from nodeagent.policy.authorizer import Authorizer
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
-from nodeagent.relay.decide import ExternalPlan, InboundPlan, OutboundPlan, Place, PlaintextPlan, Refusal
+from nodeagent.relay.decide import ExternalPlan, InboundPlan, OutboundPlan, PlaintextPlan, Refusal
+from nodeagent.state.targets import Place
 from nodeagent.state.view import NodeState
 from nodeagent.tunnel.request import ConnectRequest, Hostname
 from tests.support.objects import delta, external, gone, policy, rule, service, snapshot, workload

@@ -180,9 +180,9 @@ async def test_an_endpoint_whose_agent_refuses_our_certificate_is_left_out(mesh:
         await mesh.expect_reset(mesh.connect(mesh.VIP_FAR))
     await mesh.a.log.wait(3)
     assert {record.reason for record in mesh.a.log.records} == {Reason.TLS_FAILURE}
-    assert mesh.a.outbound.balancer._failures == {mesh.far.uid: 3}
+    assert mesh.a.outbound.reach.balancer._failures == {mesh.far.uid: 3}
     other = workload("other", "a", 1, addresses=(mesh.ip,))
-    assert mesh.a.outbound.balancer.choose([mesh.far, other], mesh.loop.time()) is other
+    assert mesh.a.outbound.reach.balancer.choose([mesh.far, other], mesh.loop.time()) is other
 
 
 @story(app_address="127.0.0.1")

@@ -38,7 +38,7 @@ def answers(mesh: Stage, *results: tuple[str, ...] | OSError) -> list[str]:
             raise result
         return result
 
-    mesh.a.outbound.ways_out.lookup = lookup
+    mesh.a.outbound.reach.external.lookup = lookup
     return asked
 
 
@@ -135,7 +135,7 @@ async def test_a_client_that_leaves_while_its_name_is_looked_up_leaves_nothing(m
         await release.wait()
         return (mesh.ip,)
 
-    mesh.a.outbound.ways_out.lookup = lookup
+    mesh.a.outbound.reach.external.lookup = lookup
     mesh.update(entry(mesh, resolution=Resolution.DNS))
     client = mesh.connect(VIP, 443)
     await wanted.wait()
