@@ -137,16 +137,16 @@ class StreamLeg:
             data = bytes(data[sent:])
         if not self.stream.send(data) and self.peer is not None:
             self.peer.pause_reading()
-        if not self.stream.connection.has_room:  # a full batch
+        if not self.stream.output.has_room:  # a full batch
             self.flush()
 
     def _send_lent(self, data: memoryview) -> int:
-        connection = self.stream.connection
-        taken = connection.batches
+        output = self.stream.output
+        taken = output.batches
         sent = self.stream.send_lent(data)
         self.flush()  # while it is in the cache, and before it changes
-        if connection.batches == taken:
-            connection.keep_output()
+        if output.batches == taken:
+            output.keep()
         return sent
 
     def write_eof(self) -> None:

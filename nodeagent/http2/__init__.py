@@ -1,9 +1,13 @@
 """HTTP/2 without sockets: one connection in either role, any method, over bytes that the caller
 moves.
 
-Nouns: ``frames`` (the octets), ``windows`` (flow control), ``headers`` (header blocks), ``Stream``
-(stream), ``TunnelConnection`` (connection: one connection), ``limits``. Bytes enter through
-``receive`` and leave through ``take_parts``; a ``Listener`` is told what happened.
+Nouns: ``Http2Connection`` (connection: one connection), ``Stream`` (stream), ``StreamTable``
+(table: its streams), ``Output`` (output: what waits to be written), ``HeaderBlocks`` (blocks:
+header compression), ``ControlFrames`` (control: every frame but DATA), ``frames`` (the octets),
+``windows`` (flow control), ``headers`` (header blocks without the table), ``limits``.
+
+Bytes enter through ``receive`` and leave through ``take_parts``; a ``ConnectionOwner`` is told what
+happened.
 Pure: no clock, no sockets, no logging. A peer's mistake is a ``PeerError``; ours is a
 ``LocalError``.
 Imported by ``flows``, ``relay``, ``tunnel``, ``worker``.

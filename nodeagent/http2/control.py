@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import hpack
-from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from nodeagent.http2 import frames
-from nodeagent.http2 import headers as plain
+from nodeagent.http2.blocks import HeaderBlocks
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.limits import (
     CLIENT_STREAMS,
@@ -17,23 +13,23 @@ from nodeagent.http2.limits import (
     MAX_EARLY_RESETS,
     MAX_FRAME_SENT,
     MAX_HEADER_BLOCK,
-    MAX_HEADER_LIST,
     MAX_IDLE_FRAMES,
     MAX_REPLIES,
     MAX_SETTINGS,
 )
+from nodeagent.http2.output import Output
 from nodeagent.http2.stream import Headers, Stream
-
-if TYPE_CHECKING:
-    from nodeagent.http2.connection import TunnelConnection
+from nodeagent.http2.table import ConnectionOwner, Role, StreamTable
 
 
 class ControlFrames:
     """The half of a connection that reads control frames."""
 
-    def __init__(self, connection: TunnelConnection) -> None:
-        self._connection = connection
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_LIST)
+    def __init__(self, table: StreamTable, output: Output, blocks: HeaderBlocks, owner: ConnectionOwner) -> None:
+        self._table = table
+        self._output = output
+        self._blocks = blocks
+        self._owner = owner
         self._block = b""  # a header block that CONTINUATION frames go on with
         self._block_stream = 0
         self._block_ends = False
@@ -66,7 +62,7 @@ class ControlFrames:
             self.no_progress()
             return
         handler(flags, stream_id, payload)
-        if self._connection.control_waiting > MAX_CONTROL_WAITING:
+        if self._output.control_waiting > MAX_CONTROL_WAITING:
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer causes frames that it does not read")
 
     def refuse_data(self) -> None:
@@ -90,7 +86,7 @@ class ControlFrames:
         self._replies += 1
         if self._replies > MAX_REPLIES:
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer asks without reading the answers")
-        self._connection.put(frame)
+        self._output.put(frame)
 
     def fail_stream(self, stream: Stream, code: ErrorCode) -> None:
         """The peer broke the protocol on one stream: reset it and tell its receiver; its neighbours go on."""
@@ -100,7 +96,7 @@ class ControlFrames:
             stream.receiver.reset(code)
 
     def _count_early_reset(self, stream: Stream) -> None:
-        if self._connection.role.value == "server" and not stream.answer_seen:
+        if self._table.role is Role.SERVER and not stream.answer_seen:
             self._early_resets += 1
             if self._early_resets > MAX_EARLY_RESETS:
                 raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams only to reset them")
@@ -136,42 +132,29 @@ class ControlFrames:
             self._on_block(stream_id, block)
 
     def _on_block(self, stream_id: int, block: bytes) -> None:
-        headers = self._decode(block)
-        connection = self._connection
-        stream = connection.streams.get(stream_id)
+        headers = self._blocks.decode(block)
+        table = self._table
+        stream = table.streams.get(stream_id)
         if stream is not None:
             self._on_later_block(stream, headers)
-        elif connection.was_opened(stream_id):
-            if connection.role.value == "server" and not self._is_trailers(headers):
+        elif table.was_opened(stream_id):
+            if table.role is Role.SERVER and not self._is_trailers(headers):
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"a request on stream {stream_id}, whose number was used")
             self.no_progress()  # an answer or trailers of a stream that we reset
-        elif connection.role.value == "client" or stream_id % 2 == 0:
+        elif table.role is Role.CLIENT or stream_id % 2 == 0:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
-        else:
-            connection.accept_stream(stream_id, headers, ended=self._block_ends)
-
-    def _decode(self, block: bytes) -> Headers:
-        read = plain.decode(block, MAX_HEADER_LIST)
-        if read is not None:
-            return read
-        try:
-            fields = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError as error:
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"a header list over {MAX_HEADER_LIST} octets") from error
-        except HPACKError as error:
-            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"header block: {type(error).__name__}") from error
-        # A value that is no UTF-8 is its stream's affair, not the connection's.
-        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in fields]
+        elif not table.accept(stream_id, headers, ended=self._block_ends):
+            self.reply(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
 
     def _is_trailers(self, headers: Headers) -> bool:
         return self._block_ends and not any(name.startswith(":") for name, _ in headers)
 
     def _on_later_block(self, stream: Stream, headers: Headers) -> None:
-        connection = self._connection
+        table = self._table
         if stream.remote_ended:
             self.fail_stream(stream, ErrorCode.STREAM_CLOSED)
             return
-        if connection.role.value == "client" and not stream.answer_seen:
+        if table.role is Role.CLIENT and not stream.answer_seen:
             status = dict(headers).get(":status", "")
             if status.startswith("1") and not self._block_ends:
                 self.no_progress()  # an interim answer
@@ -184,23 +167,23 @@ class ControlFrames:
             self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)  # trailers must end their stream
             return
         if self._block_ends and not stream.closed:
-            connection.end_remote(stream)
+            table.end_remote(stream)
 
     # --- the others ---
 
     def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM must have 4 octets")
-        connection = self._connection
-        stream = connection.streams.get(stream_id)
+        table = self._table
+        stream = table.streams.get(stream_id)
         if stream is None:
-            if not connection.was_opened(stream_id):
+            if not table.was_opened(stream_id):
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which was never opened")
             self.no_progress()
             return
         self._count_early_reset(stream)
         code = frames.read_code(payload)
-        connection.reset_streams(lambda other: other is stream, code)
+        table.reset(lambda other: other is stream, code)
 
     def stream_answered(self) -> None:
         """A request lived long enough to be answered: the peer does real work."""
@@ -228,26 +211,26 @@ class ControlFrames:
             self._on_setting(key, value)
         if not self.settled:
             self.settled = self.data_allowed = True
-            self._connection.listener.settled()
+            self._owner.settled()
 
     def _on_setting(self, key: int, value: int) -> None:
-        connection = self._connection
+        table = self._table
         if key == frames.INITIAL_WINDOW_SIZE:
             if value > frames.LARGEST_WINDOW:
                 raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE of {value}")
-            change, connection.peer_first_window = value - connection.peer_first_window, value
-            for stream in list(connection.streams.values()):
+            change, table.peer_first_window = value - table.peer_first_window, value
+            for stream in list(table.streams.values()):
                 if not self._grant(stream, change):
                     raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"stream {stream.id}: window over 2^31-1")
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME <= value <= frames.LARGEST_FRAME:
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE of {value}")
-            connection.max_send_frame = min(value, MAX_FRAME_SENT)
+            self._output.max_frame = min(value, MAX_FRAME_SENT)
         elif key == frames.MAX_CONCURRENT_STREAMS:
-            connection.peer_streams = min(value, CLIENT_STREAMS)
+            table.peer_streams = min(value, CLIENT_STREAMS)
         elif key == frames.HEADER_TABLE_SIZE:
-            connection.peer_table_size(value)
-        elif key == frames.ENABLE_PUSH and (value > 1 or (value and connection.role.value == "client")):
+            self._blocks.peer_table_size(value)
+        elif key == frames.ENABLE_PUSH and (value > 1 or (value and table.role is Role.CLIENT)):
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -259,7 +242,7 @@ class ControlFrames:
             self.reply(frames.ping(payload, ack=True))
         elif self.pings:
             self.pings -= 1
-            self._connection.listener.pong()
+            self._owner.pong()
         else:
             self.no_progress()
 
@@ -268,25 +251,25 @@ class ControlFrames:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is too short")
-        connection, last = self._connection, frames.read_u32(payload)
-        if connection.draining:
+        table, last = self._table, frames.read_u32(payload)
+        if table.draining:
             self.no_progress()
-        connection.draining = True
-        if connection.role.value == "client":  # what the peer never looked at was refused
-            connection.reset_streams(lambda stream: stream.id > last, ErrorCode.REFUSED_STREAM)
+        table.draining = True
+        if table.role is Role.CLIENT:  # what the peer never looked at was refused
+            table.reset(lambda stream: stream.id > last, ErrorCode.REFUSED_STREAM)
         text = bytes(payload[8:264]).decode("utf-8", "replace")
-        connection.listener.draining(frames.read_code(payload, 4), text)
+        self._owner.draining(frames.read_code(payload, 4), text)
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE must have 4 octets")
-        increment, connection = frames.read_u32(payload), self._connection
+        increment, table = frames.read_u32(payload), self._table
         if stream_id == 0:
             self._grant_connection(increment)
             return
-        stream = connection.streams.get(stream_id)
+        stream = table.streams.get(stream_id)
         if stream is None:
-            if not connection.was_opened(stream_id):
+            if not table.was_opened(stream_id):
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on idle stream {stream_id}")
         elif not increment:
             self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
@@ -294,15 +277,15 @@ class ControlFrames:
             self.fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
 
     def _grant_connection(self, octets: int) -> None:
-        connection = self._connection
+        output = self._output
         if not octets:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0 on the connection")
-        if connection.send_window + octets > frames.LARGEST_WINDOW:
+        if output.send_window + octets > frames.LARGEST_WINDOW:
             raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window over 2^31-1")
-        was_shut = connection.send_window <= 0
-        connection.send_window += octets
+        was_shut = output.send_window <= 0
+        output.send_window += octets
         if was_shut:  # else no stream can have waited for it
-            connection.window_opened(None)
+            self._table.drain_waiting()
 
     def _grant(self, stream: Stream, octets: int) -> bool:
         """Change a stream's window; False if that makes it larger than a window can be."""
@@ -310,7 +293,7 @@ class ControlFrames:
             return False
         stream.send_window += octets
         if octets > 0:
-            self._connection.window_opened(stream)
+            self._table.window_opened(stream)
         return True
 
     def _on_priority(self, _flags: int, stream_id: int, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""One CONNECT stream of a tunnel: who may still send, how much, and what waits for room.
+"""One stream: who may still send, how much, and what waits for room.
 
 The states are RFC 9113's (section 5.1) as two flags, ``local_ended`` and ``remote_ended``, plus ``closed`` (both, or a
 reset).
@@ -7,21 +7,20 @@ reset).
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
-from nodeagent.http2.windows import ReceiveWindow
-
-if TYPE_CHECKING:
-    from nodeagent.http2.connection import TunnelConnection
+from nodeagent.http2.output import Output
+from nodeagent.http2.windows import ReceiveWindow, WindowBudget
 
 Headers = list[tuple[str, str]]
 
 
 class StreamReceiver(Protocol):
-    """What a stream tells its owner. Calls come from within ``TunnelConnection.receive``."""
+    """What a stream tells its owner. Calls come from within ``Http2Connection.receive``."""
 
     def answered(self, headers: Headers) -> None:
         """The response arrived (client only, once)."""
@@ -40,16 +39,17 @@ class StreamReceiver(Protocol):
 
 
 class Stream:
-    """A stream. Made by ``TunnelConnection.open_stream`` (client) or ``Listener.stream_opened`` (server)."""
+    """A stream. Made by ``StreamTable.open`` (client) or ``StreamTable.accept`` (server)."""
 
     __slots__ = (
+        "_gone",
         "answer_seen",
         "closed",
-        "connection",
         "end_wanted",
         "ending",
         "id",
         "local_ended",
+        "output",
         "queue",
         "queued",
         "receive_window",
@@ -58,12 +58,16 @@ class Stream:
         "send_window",
     )
 
-    def __init__(self, connection: TunnelConnection, stream_id: int, send_window: int) -> None:
-        self.connection = connection
+    def __init__(
+        self, output: Output, budget: WindowBudget, stream_id: int, send_window: int, gone: Callable[[Stream], None]
+    ) -> None:
+        """``gone`` takes the stream out of its table when it is over."""
+        self.output = output
+        self._gone = gone
         self.id = stream_id
         self.receiver: StreamReceiver | None = None
         self.send_window = send_window
-        self.receive_window = ReceiveWindow(connection.budget)
+        self.receive_window = ReceiveWindow(budget)
         self.queue: deque[Chunk] = deque()
         self.queued = 0
         self.end_wanted = False
@@ -80,43 +84,66 @@ class Stream:
         The bytes are not copied: the caller does not change them. What waits is bounded by the caller's obedience: one
         read of its source. Bytes for a closed or ended stream are dropped.
         """
-        connection, size = self.connection, len(data)
+        output, size = self.output, len(data)
         if self.local_ended or not size:
             return True
         if (
             not self.queue
             and size <= self.send_window
-            and size <= connection.send_window
-            and size <= connection.max_send_frame
-            and connection.has_room
+            and size <= output.send_window
+            and size <= output.max_frame
+            and output.has_room
         ):
             self.send_window -= size
-            connection.send_window -= size
-            connection.put_data(self.id, data, size)
+            output.send_window -= size
+            output.put_data(self.id, data, size)
             return True
         if self.end_wanted:
             return True
         self.queue.append(data)
         self.queued += size
-        connection.drain_stream(self)
+        self.drain()
         return not self.queue
 
     def send_lent(self, data: memoryview) -> int:
         """Put as many of these bytes out as windows and room allow, in order after what waits; how many. They must be
-        taken (``take_parts``) before they change.
+        taken (``Output.take``) before they change.
         """
-        connection, at, size = self.connection, 0, len(data)
+        output, at, size = self.output, 0, len(data)
         if self.local_ended or self.end_wanted:
             return size
-        while at < size and not self.queue and connection.has_room:
-            step = min(size - at, self.send_window, connection.send_window, connection.max_send_frame)
+        while at < size and not self.queue and output.has_room:
+            step = min(size - at, self.send_window, output.send_window, output.max_frame)
             if step <= 0:
                 break
             self.send_window -= step
-            connection.send_window -= step
-            connection.put_data(self.id, data[at : at + step], step)
+            output.send_window -= step
+            output.put_data(self.id, data[at : at + step], step)
             at += step
         return at
+
+    def drain(self) -> None:
+        """Send what waits as far as windows and room allow, in frames of the agreed size."""
+        queue, output = self.queue, self.output
+        while queue and output.has_room:
+            allowed = min(self.send_window, output.send_window, output.max_frame)
+            if allowed <= 0:
+                break
+            chunk = queue[0]
+            size = len(chunk)
+            if size > allowed:
+                view = memoryview(chunk)
+                chunk, queue[0], size = view[:allowed], view[allowed:], allowed
+            else:
+                queue.popleft()
+            self.send_window -= size
+            self.queued -= size
+            output.send_window -= size
+            output.put_data(self.id, chunk, size)
+        if queue and self.send_window > 0:
+            output.waiting.setdefault(self.id)
+        else:  # nothing waits, or it waits for its own window, which drains it
+            output.waiting.pop(self.id, None)
 
     def end(self) -> None:
         """Send no more after what waits: half-close."""
@@ -127,18 +154,18 @@ class Stream:
             self.send_end()
 
     def send_end(self) -> None:
-        """Put END_STREAM on the wire now; for the connection, once the queue is empty."""
+        """Put END_STREAM on the wire now; for the table, once the queue is empty."""
         self.local_ended = True
-        self.connection.put_end(self.id)
+        self.output.put_end(self.id)
         if self.remote_ended:
-            self.connection.forget(self)
+            self._gone(self)
 
     def reset(self, code: int = ErrorCode.CANCEL) -> None:
         """Abort both directions; what waits is dropped. Without effect on a closed stream."""
         if self.closed:
             return
-        self.connection.put(frames.rst_stream(self.id, code))
-        self.connection.forget(self)
+        self.output.put(frames.rst_stream(self.id, code))
+        self._gone(self)
 
     def consumed(self, octets: int, *, keeps_up: bool = True) -> None:
         """The reader took so many of the bytes that ``data`` delivered; the peer is granted more in due course."""
@@ -146,4 +173,4 @@ class Stream:
             return
         increment = self.receive_window.consumed(octets, keeps_up=keeps_up)
         if increment:
-            self.connection.put(frames.window_update(self.id, increment))
+            self.output.put(frames.window_update(self.id, increment))

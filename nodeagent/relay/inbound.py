@@ -14,10 +14,10 @@ from nodeagent.flows.reach.ways import Reach
 from nodeagent.flows.services import Services
 from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.limits import LAST_STREAM_ID
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.namespaces.handle import Namespace
@@ -164,9 +164,9 @@ class TunnelServer(TunnelEnd):
         """Take no more streams but those on their way: the first GOAWAY refuses none, and the ping that follows it
         comes back
         after the last of them (RFC 9113, section 6.8). Close when the last one is over."""
-        if self.peer is None or self.closed or self._pongs_left or self.connection.went_away:
+        if self.peer is None or self.closed or self._pongs_left or self.connection.table.went_away:
             return
-        self.connection.put(frames.goaway(LAST_STREAM_ID, ErrorCode.NO_ERROR))
+        self.connection.output.put(frames.goaway(LAST_STREAM_ID, ErrorCode.NO_ERROR))
         self._pongs_left = self.ping()
 
     def pong(self) -> None:

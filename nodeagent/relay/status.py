@@ -69,7 +69,7 @@ def tunnel_rows(tunnels: Iterable[TunnelEnd]) -> tuple[dict[str, Any], ...]:
             "peer": str(tunnel.peer.spiffe_id) if tunnel.peer is not None else None,
             "peer_expires": tunnel.peer.not_after.isoformat() if tunnel.peer is not None else None,
             "streams": len(tunnel.connection.streams),
-            "draining": tunnel.connection.draining or tunnel.connection.went_away,
+            "draining": tunnel.connection.leaving,
         }
         for tunnel in tunnels
     )

@@ -1,4 +1,4 @@
-"""One end of a tunnel: a socket, TLS on it, and a TunnelConnection on that. What both roles share.
+"""One end of a tunnel: a socket, TLS on it, and a Http2Connection on that. What both roles share.
 
 Output is written once per turn of the loop: whatever all streams have to say goes out as one TLS write. While the
 socket is full nothing is encrypted; the connection is told (``congested``) and stops the sources.
@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from control.wire.address import SocketAddress
-from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.openssl import TlsClosedError, TlsError
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
@@ -76,7 +77,7 @@ class TunnelEnd(BufferedProtocol):
         self._paused = False
         self._flush_asked = False
         self._descriptor = -1
-        self.connection = TunnelConnection(role, self, budget)  # last: it has something to say at once
+        self.connection = Http2Connection(role, self, budget)  # last: it has something to say at once
 
     # --- for subclasses ---
 
@@ -274,13 +275,13 @@ class TunnelEnd(BufferedProtocol):
         """Take no more streams; close when the last one is over."""
         if self.peer is None:
             return
-        self.connection.draining = True
+        self.connection.table.draining = True
         self.connection.go_away()
         self.close_if_unused()
 
     def close_if_unused(self) -> None:
         """Close a tunnel that drains and carries nothing."""
-        gone = self.connection.draining or self.connection.went_away
+        gone = self.connection.leaving
         if gone and not self.connection.streams and not self.closed:
             self.loop.call_soon(self._close_unused)
 

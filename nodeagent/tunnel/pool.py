@@ -15,10 +15,10 @@ from typing import Final
 from OpenSSL import SSL
 
 from control.wire.address import SocketAddress
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import LocalError
 from nodeagent.http2.limits import CLIENT_STREAMS
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import Certificates
 from nodeagent.net.dialling import connect_reason, dial

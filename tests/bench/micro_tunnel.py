@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 
 SIZES = (1, 64, 1024, 16 * 1024, 64 * 1024)
 MESSAGES = 20_000
@@ -25,7 +26,7 @@ class _Sink:
     def __init__(self, role: Role) -> None:
         self.stream: Stream | None = None
         self.credit = 0
-        self.connection = TunnelConnection(role, self)
+        self.connection = Http2Connection(role, self)
 
     def output_ready(self) -> None: ...
 
@@ -64,7 +65,7 @@ def _joined() -> tuple[_Sink, _Sink]:
 
 
 def _carry(client: _Sink, server: _Sink) -> None:
-    while (out := client.connection.take_output()) or server.connection._output:
+    while (out := client.connection.take_output()) or server.connection.output._parts:
         if out:
             server.connection.receive(out)
         if back := server.connection.take_output():
@@ -84,7 +85,7 @@ def messages(size: int) -> float:
         for _ in range(MESSAGES):
             stream.send(payload)
             receive(take())
-            if server.connection._output:
+            if server.connection.output._parts:
                 client.connection.receive(server.connection.take_output())
         best = min(best, perf_counter() - start)
     return best / MESSAGES

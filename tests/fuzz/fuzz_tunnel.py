@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.limits import MAX_CONTROL_WAITING, SERVER_STREAMS
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import MAX_STREAM_WINDOW, WindowBudget
 from tests.support.tunnel import (
     OK_BLOCK,
@@ -84,15 +84,15 @@ def survives(end: End, said: Iterable[bytes], *, reads: bool = True) -> None:
         end.connection.go_away(error.code, str(error))
     connection = end.connection
     assert len(connection.streams) <= SERVER_STREAMS
-    assert connection.control_waiting <= MAX_CONTROL_WAITING + 2
+    assert connection.output.control_waiting <= MAX_CONTROL_WAITING + 2
     assert len(connection._reader._rest) <= frames.MAX_CONTROL_FRAME + frames.HEADER_BYTES
     assert len(connection._control._block) <= 2 * frames.MAX_CONTROL_FRAME
     for receiver in end.receivers.values():
         assert receiver.unread <= MAX_STREAM_WINDOW
     connection.abandon(ErrorCode.INTERNAL_ERROR)
-    assert connection.streams == {} and not connection._waiting
+    assert connection.streams == {} and not connection.output.waiting
     assert sorted(end.closed) == sorted(end.receivers)
-    assert connection.budget.left == BUDGET
+    assert connection.table.budget.left == BUDGET
     end.take()
 
 

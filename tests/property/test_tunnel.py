@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
-from nodeagent.http2 import connection, frames
-from nodeagent.http2.connection import Role
+from nodeagent.http2 import frames, output
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.stream import Stream
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import (
     CONNECTION_WINDOW,
     FIRST_STREAM_WINDOW,
@@ -111,7 +111,7 @@ class Tunnel(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(connection, "MAX_OUTPUT", 64 * 1024)  # so that it is reached
+        self.patch.setattr(output, "MAX_OUTPUT", 64 * 1024)  # so that it is reached
         self.budgets = {"client": WindowBudget(BUDGET), "server": WindowBudget(BUDGET)}
         self.client = End(Role.CLIENT, budget=self.budgets["client"])
         self.server = Server(self.client, self.budgets["server"])
@@ -222,7 +222,7 @@ class Tunnel(RuleBasedStateMachine):
         self.server.connection.go_away()
 
     def set(self, at: str, values: dict[int, int]) -> None:
-        self.side(at).connection.put(frames.settings(values))
+        self.side(at).connection.output.put(frames.settings(values))
 
     def party(self, near: Party, at: str) -> Party | None:
         if at == "client":
@@ -239,15 +239,15 @@ class Tunnel(RuleBasedStateMachine):
         self.steps += 1
         for side in (self.client, self.server):
             end = side.connection
-            assert end.send_window >= 0
-            waiting = end._waiting
+            assert end.output.send_window >= 0
+            waiting = end.output.waiting
             for stream in end.streams.values():
                 assert stream.queued == sum(map(len, stream.queue))
                 assert bool(stream.queue) >= (stream.id in waiting) >= bool(stream.queue and stream.send_window > 0)
             assert set(waiting) <= set(end.streams)
-            if end.has_room and end.send_window > 0:
+            if end.output.has_room and end.output.send_window > 0:
                 assert not waiting
-            assert bool(end._output) == side.output_waits
+            assert bool(end.output._parts) == side.output_waits
 
     @invariant()
     def nothing_is_granted_beyond_the_bounds(self) -> None:

@@ -9,8 +9,9 @@ import ssl
 from collections.abc import Callable
 
 from control.wire.address import SocketAddress
-from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 from tests.support import pki
 from tests.support.foreign_tls import ForeignTls
 
@@ -79,7 +80,7 @@ class Peer:
     def __init__(self, context: ssl.SSLContext, sni: str | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.tls = ForeignTls(context, name=sni)
-        self.connection = TunnelConnection(Role.CLIENT, self)
+        self.connection = Http2Connection(Role.CLIENT, self)
         self.socket: socket.socket | None = None
         self.farewells: list[tuple[int, str]] = []
         self.pongs = 0

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role, TunnelConnection
+from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 
 CONNECT: Headers = [(":method", "CONNECT"), (":authority", "10.0.0.1:80")]
@@ -102,7 +103,7 @@ class End:
         self.is_settled = False
         self.farewells: list[tuple[int, str]] = []
         self.pongs = 0
-        self.connection = TunnelConnection(role, self, budget)
+        self.connection = Http2Connection(role, self, budget)
 
     def output_ready(self) -> None:
         assert not self.output_waits, "output_ready is called once until the output is taken"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode, LocalError, PeerError
 from nodeagent.http2.limits import (
     CLIENT_STREAMS,
@@ -14,6 +13,7 @@ from nodeagent.http2.limits import (
     MAX_OUTPUT,
     SERVER_STREAMS,
 )
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
 from tests.support.tunnel import (
     CONNECT,
@@ -51,8 +51,8 @@ def test_both_ends_settle() -> None:
     assert not pair.client.is_settled
     pair.flow(octets)
     assert pair.client.is_settled and pair.server.is_settled
-    assert pair.client.connection.max_send_frame == MAX_FRAME_SENT, "as much as the peer takes, within our bound"
-    assert pair.client.connection.send_window == CONNECTION_WINDOW
+    assert pair.client.connection.output.max_frame == MAX_FRAME_SENT, "as much as the peer takes, within our bound"
+    assert pair.client.connection.output.send_window == CONNECTION_WINDOW
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", b"\x16\x03\x01"])
@@ -185,7 +185,7 @@ def test_when_the_output_is_full_streams_wait_and_go_on_when_it_was_taken() -> N
     assert sum(len(p) for k, _, s, p in parse(wire) if k == frames.DATA and s == 1) == MAX_OUTPUT * 2
     assert b"behind" in wire
     assert first.writable_calls == second.writable_calls == 1
-    assert not client.connection._waiting
+    assert not client.connection.output.waiting
 
 
 def test_while_the_transport_is_congested_sources_stop() -> None:
@@ -225,7 +225,7 @@ def test_a_stream_waits_in_line_only_for_what_the_connection_lacks() -> None:
     stalled.stream.send(bytes(65_536))
     client.hear(frames.window_update(0, 100_000))
     assert stalled.stream.queued == 1
-    assert not client.connection._waiting
+    assert not client.connection.output.waiting
     client.hear(frames.window_update(1, 1))
     assert stalled.stream.queued == 0 and stalled.writable_calls == 1
 

@@ -9,7 +9,6 @@ import hpack
 import pytest
 
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.limits import (
     MAX_CONTROL_WAITING,
@@ -18,6 +17,7 @@ from nodeagent.http2.limits import (
     MAX_REPLIES,
     MAX_SETTINGS,
 )
+from nodeagent.http2.table import Role
 from tests.support.tunnel import (
     CONNECT,
     OK,
@@ -347,7 +347,7 @@ def test_refusals_that_the_peer_does_not_read() -> None:
         for number in range(1, 2**20, 2):
             server.hear(frames.headers(number, REQUEST_BLOCK))
     assert caught.value.code is E.ENHANCE_YOUR_CALM
-    assert len(server.connection._output) < MAX_CONTROL_WAITING
+    assert len(server.connection.output._parts) < MAX_CONTROL_WAITING
 
 
 def test_streams_opened_answered_and_reset_by_a_peer_that_does_not_read() -> None:
@@ -356,7 +356,7 @@ def test_streams_opened_answered_and_reset_by_a_peer_that_does_not_read() -> Non
         for number in range(1, 2**20, 2):
             server.hear(frames.headers(number, REQUEST_BLOCK), frames.rst_stream(number, 8))
     assert caught.value.code is E.ENHANCE_YOUR_CALM
-    assert len(server.connection._output) <= MAX_CONTROL_WAITING + 1
+    assert len(server.connection.output._parts) <= MAX_CONTROL_WAITING + 1
 
 
 def early_deaths(server: End, death: bytes) -> int:

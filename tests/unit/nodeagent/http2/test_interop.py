@@ -17,9 +17,9 @@ import h2.settings
 import pytest
 
 from nodeagent.http2 import frames
-from nodeagent.http2.connection import Role
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.limits import MAX_FRAME_RECEIVED, MAX_FRAME_SENT
+from nodeagent.http2.table import Role
 from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW
 from tests.support.tunnel import CONNECT, OK, Cutter, End, Receiver, octets, whole
 

@@ -209,7 +209,7 @@ def test_lent_bytes_that_nobody_took_can_be_kept() -> None:
     near, far = pair.opened()
     buffer = bytearray(b"a" * 1000)
     assert near.stream.send_lent(memoryview(buffer)) == 1000
-    near.stream.connection.keep_output()
+    near.stream.output.keep()
     buffer[:] = bytes(1000)
     pair.flow()
     assert far.received == b"a" * 1000

@@ -167,7 +167,7 @@ async def test_a_handshake_that_stops_is_ended_in_time(mesh: Stage) -> None:
 async def test_what_is_not_http2_gets_a_goaway(mesh: Stage) -> None:
     async with peer_of(mesh) as peer:
         await peer.connect(door(mesh))
-        peer.connection._output = [b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"]  # WINDOW_UPDATE of 0
+        peer.connection.output._parts = [b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"]  # WINDOW_UPDATE of 0
         with pytest.raises(REFUSALS):
             await peer.until(lambda: False)
         assert [code for code, _ in peer.farewells] == [1]
