@@ -78,25 +78,31 @@ def markdown(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
     """The table of bench.md: one section per topology and case, ratios of every median to the baselines' medians,
     and at the end the targets with what was measured."""
     lines = ["# Benchmark", ""]
-    lines += [f"- {key}: {_flat(value)}" for key, value in machine.items()]
+    for key, value in machine.items():
+        lines += _fact(key, value)
     lines += [
         "",
-        "Medians; ratio columns are the system's median divided by the baseline's of the same invocation. "
-        "`cpu_` and `kib_` are of the proxies alone, so `direct` has none; `cpu_all_` counts all parties (client and "
-        "server program, proxies, control, the softirq charged to them, ksoftirqd); `softirq_` is the whole "
-        "machine's.",
+        "Medians. A ratio column is the system's median divided by the baseline's of the same run.",
+        "",
+        "- `cpu_` and `kib_` count the proxies alone, so `direct` has none.",
+        "- `cpu_all_` counts all parties: client and server program, proxies, control, the softirq charged",
+        "  to them, and ksoftirqd.",
+        "- `softirq_` counts the whole machine.",
     ]
     for topology in Topology:
         for case in dict.fromkeys(row.case for row in rows if row.topology == topology):
             section = [row for row in rows if row.topology == topology and row.case == case]
             lines += ["", f"## {topology}: {case}", "", *_table(section)]
     if verdicts := judge(rows):
-        lines += ["", "## Must show", "", f"{summary(verdicts)}.", "", *_verdict_table(verdicts)]
+        lines += ["", "## Targets", "", f"{summary(verdicts)}.", "", *_verdict_table(verdicts)]
     return "\n".join(lines) + "\n"
 
 
-def _flat(value: object) -> str:
-    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+def _fact(key: str, value: object) -> list[str]:
+    """A list item; a value with parts has an item below it for each of them."""
+    if not isinstance(value, dict):
+        return [f"- {key}: {value}"]
+    return [f"- {key}:", *(f"  - {name}: {item}" for name, item in value.items())]
 
 
 def _table(section: Sequence[Row]) -> list[str]:
