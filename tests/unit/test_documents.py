@@ -132,6 +132,17 @@ def test_every_path_that_is_quoted_exists(document: str) -> None:
             assert (ROOT / name).exists(), f"{document}: {code} does not exist"
 
 
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if not name.startswith(HISTORY)])
+def test_every_module_that_is_quoted_exists(document: str) -> None:
+    for code in _CODE.findall(_prose(document)):
+        if re.fullmatch(r"(nodeagent|control)(\.[a-z_]+)+", code) and not code.endswith(".service"):
+            *parts, last = code.split(".")
+            module = ROOT.joinpath(*parts, last)
+            owner = ROOT.joinpath(*parts).with_suffix(".py")
+            there = module.is_dir() or module.with_suffix(".py").exists()
+            assert there or f"def {last}(" in owner.read_text(), f"{document}: {code} does not exist"
+
+
 def _resources(document: str) -> list[Any]:
     blocks = re.findall(r"```yaml\n(.*?)```", _text(document), re.DOTALL)
     return [item for block in blocks if "apiVersion:" in block for item in yaml.safe_load_all(block)]
