@@ -199,7 +199,7 @@ def test_decisions_are_numbered_and_have_their_parts() -> None:
 
 
 def test_decisions_that_the_code_names_exist() -> None:
-    for tree in ("nodeagent", "control", "bpf", "tests", "vm-lab"):
+    for tree in ("nodeagent", "control", "bpf", "tests", "vm-lab", "docs"):
         for path in (ROOT / tree).rglob("*"):
             if path.suffix in (".py", ".c", ".h", ".md"):
                 for number in re.findall(r"\bdecisions? (\d+)", path.read_text()):
