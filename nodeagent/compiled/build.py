@@ -13,60 +13,42 @@ from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
-from nodeagent.compiled.finder import HERE, MANIFEST, Manifest, NotUsableError, digest, python, source_of, usable
+from nodeagent.compiled.finder import HERE, MANIFEST, ROOT, Manifest, NotUsableError, digest, python, source_of, usable
 
 GROUP: Final = "nodemesh"
 """The name of the extension module that holds the code of all others."""
 WORK: Final = Path("build/compiled")
 
-MODULES: Final = (
-    "nodeagent.capture.clients",
-    "nodeagent.capture.origdst",
-    "nodeagent.policy.connection",
-    "nodeagent.policy.evaluate",
-    "nodeagent.policy.authorizer",
-    "nodeagent.flows.balance",
-    "nodeagent.relay.decide",
-    "nodeagent.flows.app",
-    "nodeagent.flows.reach.external",
-    "nodeagent.flows.reach.local",
-    "nodeagent.flows.reach.remote",
-    "nodeagent.flows.flow",
-    "nodeagent.relay.inbound",
-    "nodeagent.relay.outbound",
-    "nodeagent.relay.plaintext",
-    "nodeagent.net.poller",
-    "nodeagent.tunnel.pool",
-    "nodeagent.net.sockets",
-    "nodeagent.flows.streams",
-    "nodeagent.net.transport",
-    "nodeagent.tunnel.end",
-    "nodeagent.http2.blocks",
-    "nodeagent.http2.connection",
-    "nodeagent.http2.control",
-    "nodeagent.http2.frames",
-    "nodeagent.http2.headers",
-    "nodeagent.http2.limits",
-    "nodeagent.http2.output",
-    "nodeagent.tunnel.request",
-    "nodeagent.http2.stream",
-    "nodeagent.http2.table",
-    "nodeagent.tunnel.tls",
-    "nodeagent.http2.windows",
-    "nodeagent.flows.tracker",
-    "nodeagent.telemetry.aggregate",
-    "nodeagent.telemetry.flow",
-    "nodeagent.telemetry.labels",
-    "nodeagent.telemetry.metrics",
-)
-"""What runs for each connection or each of its bytes. Whoever inherits from a class of these is one of them. Not among
-them: exceptions (mypyc takes the names of all `except ... as error` of a function for one variable of one type)."""
+PACKAGES: Final = (
+    "nodeagent.flows", "nodeagent.http2", "nodeagent.net", "nodeagent.policy", "nodeagent.relay", "nodeagent.telemetry",
+    "nodeagent.tunnel",
+)  # fmt: skip
+"""What runs for each connection or each of its bytes: every module of these rooms, but those of ``INTERPRETED``."""
+SINGLE: Final = ("nodeagent.capture.clients", "nodeagent.capture.origdst")
+"""Modules of other rooms that do as well."""
+INTERPRETED: Final = frozenset({
+    "nodeagent.http2.errors",  # exceptions: mypyc gives all `except ... as error` of a function one variable
+    "nodeagent.net.accepting",  # an OSError of its own, which mypyc cannot make
+    "nodeagent.telemetry.accesslog",  # compiled, its thread wrote lines twice; it works in batches
+})  # fmt: skip
+"""Not those. Whoever inherits from a class of a compiled module must be compiled too."""
+
+
+def modules() -> tuple[str, ...]:
+    """What is compiled, sorted."""
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in PACKAGES
+        for path in ROOT.joinpath(*package.split(".")).rglob("*.py")
+        if path.stem != "__init__"
+    }
+    return tuple(sorted((found | set(SINGLE)) - INTERPRETED))
 
 
 def current() -> bool:
     """Whether the build that is there is of these modules and sources."""
     try:
-        return set(usable().sources) == set(MODULES)
+        return set(usable().sources) == set(modules())
     except NotUsableError:
         return False
 
@@ -75,8 +57,8 @@ def build() -> None:
     """Compile, and put the build where ``use`` finds it. SystemExit where mypyc objects, CompileError where the
     compiler does; the former build stays.
     """
-    sources = {module: digest(module) for module in MODULES}
-    paths = [str(source_of(module).relative_to(Path.cwd())) for module in MODULES]
+    sources = {module: digest(module) for module in modules()}
+    paths = [str(source_of(module).relative_to(Path.cwd())) for module in sources]
     shutil.rmtree(WORK, ignore_errors=True)
     extensions = mypycify(
         [*paths, "--config-file=pyproject.toml"], opt_level="2", debug_level="0", multi_file=True,
@@ -107,7 +89,7 @@ def _put(manifest: Manifest, made: dict[str, Path]) -> None:
 def main() -> int:
     """Nothing if there is nothing to do."""
     if not current():
-        print(f"setup: compiling {len(MODULES)} modules of the worker", flush=True)
+        print(f"setup: compiling {len(modules())} modules of the worker", flush=True)
         build()
     return 0
 

@@ -12,6 +12,8 @@ from nodeagent.flows.idle import MAX_LOOKS, ROUND_TICKS, IdleSweep
 from nodeagent.flows.tracker import MAX_FLOWS
 from nodeagent.reasons import Reason
 
+pytestmark = pytest.mark.interpreted
+
 
 @dataclass
 class FakeFlow:
