@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import graphlib
 import re
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_the_layers_contract_catches_an_import_upwards_or_sideways(importer: str
     assert _broken(graph) == 0
     graph.add_import(importer=importer, imported=imported)
     assert _broken(graph) == 1
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports under TYPE_CHECKING count: who needs whom to be understood is a question for readers, not for Python."""
+    graph = rooms.graph()
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    graphlib.TopologicalSorter(imports).prepare()  # CycleError names the circle
 
 
 AGENT_ROOMS = sorted(path.name for path in (ROOT / "nodeagent").iterdir() if (path / "__init__.py").exists())

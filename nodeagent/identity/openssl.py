@@ -1,7 +1,7 @@
 """What is used of OpenSSL beneath pyOpenSSL: octets in and out of buffers of our own, and what went wrong.
 
 The library is the one inside ``cryptography``'s wheel. It is newer than the system's, and so are its AES-GCM and its
-handshake (ARCHITECTURE.md, decision 30). pyOpenSSL makes contexts and connections; its own reads and writes copy every
+handshake (docs/decisions/0030). pyOpenSSL makes contexts and connections; its own reads and writes copy every
 record twice more, so ``tunnel.tls`` calls the functions themselves. Nothing else does.
 """
 
