@@ -24,12 +24,12 @@ from control.api.context import Context
 from control.api.transport import MAX_HEADER_BYTES, PeerProtocol, server_context
 from control.ca.keys import Keys, StateError, prepare, write_operator, write_server
 from control.config import Config
+from control.kinds.base.mesh import Mesh
 from control.registry.registry import Registry
 from control.registry.tokens import Tokens
 from control.store.base import Store, StoreError
 from control.store.sqlite import SqliteStore
 from control.watch.hub import Hub
-from control.watch.projection import Mesh
 from control.wire.address import SocketAddress
 from control.wire.ids import control_id, operator_id
 

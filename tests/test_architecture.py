@@ -188,7 +188,7 @@ SHARED_NAMES = {
         "Explanation", "Flow", "Flows", "Held", "Listener", "Listeners", "Names", "Phase", "Role", "Status", "Step",
         "Surroundings", "_Entry",
     },
-    "control": {"AuthorizationPolicy", "Fault", "Service", "Workload"},
+    "control": set(),
 }  # fmt: skip
 
 

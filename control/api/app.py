@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from control.api import health, join, nodes, problems, resources, svids, tokens, watch
+from control.api import health, join, kinds, nodes, problems, resources, svids, tokens, watch
 from control.api.context import Context
 from control.api.transport import BodyLimit
 
@@ -40,6 +40,7 @@ def create_app(context: Context | None) -> FastAPI:
         nodes.router,
         tokens.router,
         resources.router,
+        kinds.kind_routes(),
     ):
         app.include_router(router)
     problems.install(app)

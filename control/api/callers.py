@@ -10,6 +10,7 @@ from control.api.context import Ctx
 from control.api.problems import Denied
 from control.api.transport import PEER_KEY
 from control.ca.peer import PeerIdentity, Role, identify
+from control.kinds import node as nodes
 from control.registry.errors import Missing
 from control.wire.address import AddressError, canonical_ip
 
@@ -38,10 +39,10 @@ def node(peer: Annotated[PeerIdentity, Depends(caller)], context: Ctx) -> PeerId
     """An agent of a node that is (still) in the mesh, or Denied."""
     if peer.role is not Role.NODE:
         raise _denied(peer, "a node's certificate is needed; nodes get theirs by joining with a token")
-    if context.hub.catalogue.node(peer.name) is None:
+    if context.hub.catalogue.find(nodes.KIND, peer.name) is None:
         try:
             # The hub may be a moment behind what an operator has just applied.
-            context.registry.get("Node", "", peer.name)
+            context.registry.get(nodes.KIND.name, "", peer.name)
         except Missing:
             raise Denied(f"there is no Node {peer.name!r} in the mesh (any more); apply it and join again") from None
     return peer

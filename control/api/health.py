@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from control.api.callers import Operator
 from control.api.context import Ctx
 from control.api.problems import Problem, answer
+from control.kinds.known import KINDS
 
 router = APIRouter(tags=["health"])
 
@@ -58,14 +59,5 @@ def status(context: Ctx, _: Operator) -> ControlStatus:
         instance=context.hub.instance,
         roots=len(keys.roots),
         signingCertificateExpires=keys.authority.expires,
-        resources={
-            "MeshConfig": int(catalogue.mesh_config() is not None),
-            "Node": len(catalogue.nodes()),
-            "Workload": len(catalogue.workloads()),
-            "Service": len(catalogue.services()),
-            "AuthorizationPolicy": len(catalogue.policies()),
-            "PeerAuthentication": len(catalogue.peer_authentications()),
-            "ServiceEntry": len(catalogue.service_entries()),
-            "EgressPolicy": len(catalogue.egress_policies()),
-        },
+        resources={kind.name: len(catalogue.of(kind)) for kind in KINDS},
     )

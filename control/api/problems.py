@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from control.ca.authority import CsrError
-from control.registry.errors import Fault, Invalid, Missing, Refusal, Stale, StorageError, TokenRefused
+from control.kinds.base.fault import Fault
+from control.registry.errors import Invalid, Missing, Refusal, Stale, StorageError, TokenRefused
 from control.registry.parse import path
 from control.registry.registry import BusyError
 from control.watch.hub import NotReadyError, TooManyWatchersError

@@ -1,27 +1,41 @@
-"""Resources, for operators: whole requests (apply, delete) that happen altogether or not at all, and single objects
-by path."""
+"""Requests over any kinds of resources, for operators: apply and delete, altogether or not at all."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Path, Query
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from fastapi import APIRouter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from control.api.callers import Operator
-from control.api.context import Context, Ctx
-from control.registry.errors import Fault, Invalid
-from control.registry.model import Resource
-from control.registry.parse import KINDS
+from control.api.context import Ctx
+from control.kinds.base.model import DEFAULT_NAMESPACE
+from control.kinds.known import KINDS
 from control.registry.registry import MAX_OBJECTS, Outcome
 
 MAX_NAME_CHARACTERS = 63
 
-NamePath = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)]
-VersionQuery = Annotated[str | None, Query(alias="resourceVersion", max_length=32)]
-NamespaceQuery = Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)]
+
+def _known_kind(value: Any) -> Any:
+    if isinstance(value, str) and value in KINDS:
+        return value
+    # In the words of pydantic's Literal.
+    *names, last = (repr(name) for name in KINDS.names)
+    expected = f"{', '.join(names)} or {last}"
+    raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+
+
+class _KindSchema:
+    """The kinds as an enumeration, read when the API is described."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_: CoreSchema, __: Any) -> dict[str, Any]:
+        return {"type": "string", "enum": list(KINDS.names)}
+
+
+KindName = Annotated[str, BeforeValidator(_known_kind), _KindSchema()]
 
 
 class _Body(BaseModel):
@@ -38,10 +52,7 @@ class ApplyRequest(_Body):
 class Reference(_Body):
     """Names a resource; with ``resourceVersion`` only as it was then."""
 
-    kind: Literal[
-        "MeshConfig", "Node", "Workload", "Service", "ServiceEntry", "AuthorizationPolicy", "PeerAuthentication",
-        "EgressPolicy",
-    ]  # fmt: skip
+    kind: KindName
     namespace: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
     name: str = Field(max_length=MAX_NAME_CHARACTERS)
     resource_version: str | None = Field(default=None, max_length=32)
@@ -87,14 +98,14 @@ def delete(body: DeleteRequest, context: Ctx, _: Operator) -> Results:
 
 
 def _namespace(kind: str, namespace: str | None) -> str:
-    return (namespace or "default") if KINDS[kind].NAMESPACED else ""
+    return (namespace or DEFAULT_NAMESPACE) if KINDS[kind].namespaced else ""
 
 
 def _results(outcomes: list[Outcome]) -> Results:
     return Results(
         results=[
             Result(
-                kind=o.resource.KIND,
+                kind=o.resource.kind,
                 namespace=o.resource.namespace,
                 name=o.resource.name,
                 action=o.action,
@@ -103,68 +114,3 @@ def _results(outcomes: list[Outcome]) -> Results:
             for o in outcomes
         ]
     )
-
-
-def _put(context: Context, cls: type[Resource], namespace: str, name: str, value: Any) -> Any:
-    """Apply one object under the name of its path."""
-    if isinstance(value, dict) and value.get("kind") != cls.KIND:
-        raise Invalid([Fault(f"expected {cls.KIND}, found {value.get('kind')!r}", "kind")])
-    if isinstance(value, dict) and isinstance(value.get("metadata"), dict):
-        metadata = value["metadata"]
-        for field, wanted in (("name", name), ("namespace", namespace)):
-            if wanted and metadata.get(field) not in (None, wanted):
-                raise Invalid([Fault(f"{metadata[field]!r} differs from the path's {wanted!r}", f"metadata.{field}")])
-        value = {**value, "metadata": {**metadata, "name": name, **({"namespace": namespace} if namespace else {})}}
-    return JSONResponse(context.registry.apply([value])[0].resource.document())
-
-
-def _collection(cls: type[Resource]) -> None:
-    """GET of all of a kind."""
-    answer = create_model(f"{cls.KIND}List", revision=(int, ...), items=(list[cls], ...))  # type: ignore[valid-type]
-
-    @router.get(
-        f"/v1/{cls.PLURAL}", response_model=answer, name=f"list {cls.PLURAL}", operation_id=f"list_{cls.PLURAL}"
-    )
-    def read_all(context: Ctx, _: Operator, namespace: NamespaceQuery = None) -> Any:
-        catalogue = context.registry.catalogue()
-        found = catalogue.of(cls, namespace if cls.NAMESPACED else None)
-        return JSONResponse({"revision": catalogue.revision, "items": [r.document() for r in found]})
-
-
-def _namespaced(cls: type[Resource]) -> None:
-    where = f"/v1/namespaces/{{namespace}}/{cls.PLURAL}/{{name}}"
-    options: dict[str, Any] = {"response_model": cls}
-
-    @router.get(where, name=f"get {cls.KIND}", operation_id=f"get_{cls.KIND}", **options)
-    def read(namespace: NamePath, name: NamePath, context: Ctx, _: Operator) -> Any:
-        return JSONResponse(context.registry.get(cls.KIND, namespace, name).document())
-
-    @router.put(where, name=f"put {cls.KIND}", operation_id=f"put_{cls.KIND}", **options)
-    def put(namespace: NamePath, name: NamePath, value: Annotated[Any, Body()], context: Ctx, _: Operator) -> Any:
-        return _put(context, cls, namespace, name, value)
-
-    @router.delete(where, name=f"delete {cls.KIND}", operation_id=f"delete_{cls.KIND}", status_code=204)
-    def remove(namespace: NamePath, name: NamePath, context: Ctx, _: Operator, version: VersionQuery = None) -> None:
-        context.registry.delete([((cls.KIND, namespace, name), version)])
-
-
-def _cluster_wide(cls: type[Resource]) -> None:
-    where = f"/v1/{cls.PLURAL}/{{name}}"
-    options: dict[str, Any] = {"response_model": cls}
-
-    @router.get(where, name=f"get {cls.KIND}", operation_id=f"get_{cls.KIND}", **options)
-    def read(name: NamePath, context: Ctx, _: Operator) -> Any:
-        return JSONResponse(context.registry.get(cls.KIND, "", name).document())
-
-    @router.put(where, name=f"put {cls.KIND}", operation_id=f"put_{cls.KIND}", **options)
-    def put(name: NamePath, value: Annotated[Any, Body()], context: Ctx, _: Operator) -> Any:
-        return _put(context, cls, "", name, value)
-
-    @router.delete(where, name=f"delete {cls.KIND}", operation_id=f"delete_{cls.KIND}", status_code=204)
-    def remove(name: NamePath, context: Ctx, _: Operator, version: VersionQuery = None) -> None:
-        context.registry.delete([((cls.KIND, "", name), version)])
-
-
-for _kind in KINDS.values():
-    _collection(_kind)
-    (_namespaced if _kind.NAMESPACED else _cluster_wide)(_kind)

@@ -9,8 +9,9 @@ from control.api.callers import NodeCaller
 from control.api.context import Ctx
 from control.api.problems import Denied
 from control.ca.authority import read_csr
-from control.registry.errors import Fault, Invalid
-from control.watch.projection import identities_of
+from control.kinds.base.fault import Fault
+from control.kinds.workload import identities_of
+from control.registry.errors import Invalid
 from control.wire.ids import SpiffeId, SpiffeIdError
 from control.wire.signing import SVID_PATH, SvidAnswer, SvidRequest
 

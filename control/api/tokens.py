@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from control.api.callers import Operator
 from control.api.context import Ctx
-from control.registry.model import Name
+from control.kinds.base.fields import Name
 from control.registry.tokens import DEFAULT_TTL, MAX_TTL, MIN_TTL, Token
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"])

@@ -1,6 +1,6 @@
-"""``meshctl``: the operator's command line. It talks to the public API like any client and knows nothing else of
-control.
+"""``meshctl``: the operator's command line, a client of the public API.
 
-Nouns: ``Client`` (client), ``Access`` (where control is and who we are; access), ``Document`` (one object of a file;
-documents), kinds and tables (kinds, tables). Nobody imports it.
+Nouns: ``Client`` (client), ``Access`` (the URL of control and the operator's credentials; access), ``Document`` (one
+object of a file; documents), ``Description`` (describe), tables (tables). Knows ``control.kinds`` and ``control.wire``;
+nobody imports it.
 """

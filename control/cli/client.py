@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from control.cli.access import Access
+from control.kinds.base.fault import Fault
 
 TIMEOUT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that control found wrong."""
-
-    message: str
-    field: str = ""
-    index: int = 0
-    subject: str = ""
 
 
 class ControlError(Exception):
@@ -62,21 +52,21 @@ class Client:
         return self._opened
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection, if there is one."""
         if self._opened is not None:
             self._opened.close()
 
     def get(self, path: str, **query: str | None) -> Any:
-        """The answer's JSON."""
+        """Return the JSON of the answer; ControlError if control refuses or cannot be reached."""
         return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})
 
     def post(self, path: str, body: Any) -> Any:
-        """The answer's JSON."""
+        """Return the JSON of the answer; ControlError if control refuses or cannot be reached."""
         content = json.dumps(body).encode()
         return self._call("POST", path, content=content, headers={"Content-Type": "application/json"})
 
     def delete(self, path: str) -> None:
-        """Nothing comes back."""
+        """Delete a resource or token by its path."""
         self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
@@ -98,7 +88,7 @@ def _explain(error: httpx.TransportError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"this is not the control of the credentials, or it is not advertised by this name ({text})"
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-        return "control hung up; are the credentials expired, or of another mesh?"
+        return "control closed the connection; are the credentials expired, or of another mesh?"
     if "refused" in text:
         return "connection refused; is control running there? (--control, NODEMESH_CONTROL)"
     return text or type(error).__name__

@@ -9,26 +9,30 @@ from typing import Any
 
 import click
 
-from control.cli import documents, kinds, tables
+from control.cli import documents, tables
 from control.cli.client import Client, ControlError
-from control.cli.kinds import Kind, Object
+from control.kinds.base.cells import EMPTY
+from control.kinds.base.kind import Column, Kind
+from control.kinds.base.model import DEFAULT_NAMESPACE
+from control.kinds.base.relations import Object
+from control.kinds.known import KINDS
 
 OUTPUTS = ("table", "wide", "name", "json", "yaml")
 
 
-class _Kind(click.ParamType[Kind]):
+class _KindArgument(click.ParamType[Kind[Any]]):
     name = "kind"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind[Any]:
         if isinstance(value, Kind):
             return value
-        found = kinds.find(str(value))
+        found = KINDS.find(str(value))
         if found is None:
-            self.fail(f"{value!r} is not a kind; known: {kinds.known()}", param, ctx)
+            self.fail(f"{value!r} is not a kind; known: {KINDS.help()}", param, ctx)
         return found
 
 
-KIND = _Kind()
+KIND = _KindArgument()
 NOT_FOUND = 404
 MAX_NAMED = 10
 namespace_option = click.option(
@@ -38,10 +42,10 @@ namespace_option = click.option(
 
 @click.command()
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="May be repeated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @click.pass_obj
 def apply(client: Client, files: tuple[str, ...], dry_run: bool) -> None:
-    """Create or update what the files say: all of it, or nothing."""
+    """Create or update the objects of the files: all of them, or none."""
     found = documents.read(files, sys.stdin)
     if not found:
         raise documents.DocumentError("the files hold no object")
@@ -76,8 +80,10 @@ def _ref(result: Object) -> str:
 @click.option("-A", "--all-namespaces", is_flag=True)
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table")
 @click.pass_obj
-def get(client: Client, kind: Kind, name: str | None, namespace: str | None, all_namespaces: bool, output: str) -> None:
-    """List resources, or show one. Without -n: those of every namespace."""
+def get(
+    client: Client, kind: Kind[Any], name: str | None, namespace: str | None, all_namespaces: bool, output: str
+) -> None:
+    """List resources, or show one. Without -n: of every namespace."""
     if name is not None:
         found = [find(client, kind, name, namespace)]
     else:
@@ -96,11 +102,11 @@ def get(client: Client, kind: Kind, name: str | None, namespace: str | None, all
         click.echo(f"no {kind.plural}" + (f" in namespace {namespace}" if namespace else ""), err=True)
 
 
-def find(client: Client, kind: Kind, name: str, namespace: str | None) -> Object:
+def find(client: Client, kind: Kind[Any], name: str, namespace: str | None) -> Object:
     """One resource, by ``name`` or ``namespace/name``; without a namespace that of ``default``, else the only one."""
     namespace, name = split(kind, name, namespace)
     try:
-        found: Object = client.get(kind.path(namespace or "default", name))
+        found: Object = client.get(kind.path(namespace or DEFAULT_NAMESPACE, name))
         return found
     except ControlError as error:
         if error.status != NOT_FOUND or namespace is not None or not kind.namespaced:
@@ -115,51 +121,51 @@ def find(client: Client, kind: Kind, name: str, namespace: str | None) -> Object
     return others[0]
 
 
-def split(kind: Kind, name: str, namespace: str | None) -> tuple[str | None, str]:
+def split(kind: Kind[Any], name: str, namespace: str | None) -> tuple[str | None, str]:
     """(namespace, name) of ``shop/web``, which is how this tool prints them."""
     if kind.namespaced and namespace is None and "/" in name:
         namespace, _, name = name.partition("/")
     return namespace, name
 
 
-def _table(kind: Kind, items: list[Object], *, wide: bool) -> None:
-    columns = (*kind.columns, *(kind.wide if wide else ()))
-    header = [*(["NAMESPACE"] if kind.namespaced else []), "NAME", *(name for name, _ in columns), "AGE"]
-    rows = []
-    for item in items:
-        metadata = item["metadata"]
-        place = [metadata["namespace"]] if kind.namespaced else []
-        rows.append([*place, metadata["name"], *(value(item) for _, value in columns), _age(metadata)])
-    tables.table(header, rows)
+def _table(kind: Kind[Any], items: list[Object], *, wide: bool) -> None:
+    place: list[Column] = [("NAMESPACE", lambda o: o["metadata"]["namespace"])] if kind.namespaced else []
+    columns: list[Column] = [
+        *place,
+        ("NAME", lambda o: o["metadata"]["name"]),
+        *kind.columns,
+        *(kind.wide if wide else ()),
+        ("AGE", _age),
+    ]
+    tables.table([header for header, _ in columns], [[cell(item) for _, cell in columns] for item in items])
 
 
-def _age(metadata: Object) -> str:
+def _age(item: Object) -> str:
     try:
-        made = datetime.datetime.fromisoformat(metadata["creationTimestamp"])
+        created = datetime.datetime.fromisoformat(item["metadata"]["creationTimestamp"])
     except (KeyError, ValueError):
-        return "-"
-    return tables.age(time.time() - made.timestamp())
+        return EMPTY
+    return tables.age(time.time() - created.timestamp())
 
 
 @click.command()
 @click.argument("kind", type=KIND, required=False)
 @click.argument("name", required=False)
 @namespace_option
-@click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what the files name.")
-@click.option("--ignore-missing", is_flag=True, help="What does not exist is no error.")
+@click.option(
+    "-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete the objects that the files name."
+)
+@click.option("--ignore-missing", is_flag=True, help="Do not fail for an object that does not exist.")
 @click.pass_obj
 def delete(
     client: Client,
-    kind: Kind | None,
+    kind: Kind[Any] | None,
     name: str | None,
     namespace: str | None,
     files: tuple[str, ...],
     ignore_missing: bool,
 ) -> None:
-    """Delete one resource, or all that the files name.
-
-    Of several either all are deleted, or none.
-    """
+    """Delete one resource, or all that the files name: all of them, or none."""
     found: list[documents.Document] = []
     if files:
         if kind is not None:

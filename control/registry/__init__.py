@@ -1,6 +1,7 @@
-"""What operators declare: typed resources over a store, with the rules that hold for each and between them.
+"""The resources that operators declare, in a store, with the rules that hold between them.
 
-Nouns: ``Resource`` kinds (model, workloads, services, policies), ``Catalogue`` (all of them at one revision),
-``Registry`` (apply, delete, read), ``Tokens`` (join tokens), ``Refusal`` (errors: which object, which field, why).
-Knows ``control.store`` and ``control.wire``; imported by ``control.watch``, ``control.api`` and ``control.main``.
+Nouns: ``parse`` (JSON -> resource or faults), ``Catalogue`` (all resources at one revision), ``check`` (validate:
+rules between resources), ``Registry`` (apply, delete, read), ``Tokens`` (join tokens), ``Refusal`` (errors: which
+object, which field, why). Knows ``control.store``, ``control.kinds`` and ``control.wire``; imported by
+``control.watch``, ``control.api`` and ``control.main``.
 """

@@ -1,54 +1,34 @@
-"""All resources at one revision, immutable, and the facts that follow from several of them together."""
+"""All resources at one revision, immutable: ``control.kinds.base.kind.View``, with indexes made at first use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
-from control.registry.entries import ServiceEntry
-from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
-from control.registry.model import Resource
-from control.registry.policies import AuthorizationPolicy, EgressPolicy, LabelSelector, PeerAuthentication
-from control.registry.services import Service
-from control.registry.workloads import Node, Workload
+from control.kinds.base.kind import Kind
+from control.kinds.base.model import Key, Resource, Spec
+from control.kinds.base.relations import Labels, Selector, matches
+from control.kinds.known import KINDS
+from control.wire.ids import ROOT_NAMESPACE
 
-R = TypeVar("R", bound=Resource)
-Key = tuple[str, str, str]
-"""(kind, namespace, name)."""
 Label = tuple[str, str, str]
-"""(namespace, label, value)."""
-
-
-def matches(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether all the wanted labels are there."""
-    return all(labels.get(key) == value for key, value in wanted.items())
-
-
-def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
-    """As ``matches``; no selector selects all."""
-    return selector is None or matches(selector.match_labels, labels)
+"""(namespace, label, value); label and value are empty for a selector without labels."""
+Index = dict[Label, list[Resource[Any]]]
 
 
 class Catalogue:
     """Resources by key. ``revision`` is the store's when it was read."""
 
-    def __init__(self, resources: Iterable[Resource], revision: int) -> None:
+    def __init__(self, resources: Iterable[Resource[Any]], revision: int) -> None:
         self.revision = revision
-        self._by_key: dict[Key, Resource] = {resource.key: resource for resource in resources}
-        self._sorted: dict[str, list[Resource]] = {}
+        self._by_key: dict[Key, Resource[Any]] = {resource.key: resource for resource in resources}
+        self._sorted: dict[str, list[Resource[Any]]] = {}
         for key in sorted(self._by_key):
             self._sorted.setdefault(key[0], []).append(self._by_key[key])
-        self._services_by_label: dict[Label, list[Service]] = {}
-        self._workloads_by_label: dict[Label, list[Workload]] = {}
-        for service in self.services():
-            # Whoever a selector selects has each of its labels, so looking it up by one of them is enough.
-            label, value = min(service.spec.selector.items())
-            self._services_by_label.setdefault((service.namespace, label, value), []).append(service)
-        for workload in self.workloads():
-            for label, value in workload.labels.items():
-                self._workloads_by_label.setdefault((workload.namespace, label, value), []).append(workload)
+        self._labels: dict[str, Index] = {}
+        self._selectors: dict[str, Index] = {}
 
-    def with_changes(self, put: Iterable[Resource], removed: Iterable[Key] = ()) -> Catalogue:
+    def with_changes(self, put: Iterable[Resource[Any]], removed: Iterable[Key] = ()) -> Catalogue:
         """Another catalogue, as it would be."""
         resources = dict(self._by_key)
         for key in removed:
@@ -56,81 +36,74 @@ class Catalogue:
         resources.update((resource.key, resource) for resource in put)
         return Catalogue(resources.values(), self.revision)
 
-    def get(self, key: Key) -> Resource | None:
+    def get(self, key: Key) -> Resource[Any] | None:
         """The resource of that kind, namespace and name."""
         return self._by_key.get(key)
 
-    def of(self, cls: type[R], namespace: str | None = None) -> list[R]:
-        """All of a kind, by namespace and name."""
-        found = self._sorted.get(cls.KIND, ())
-        return [r for r in found if isinstance(r, cls) and namespace in (None, r.namespace)]
+    def find(self, kind: Kind[Spec], name: str, namespace: str = "") -> Resource[Spec] | None:
+        """The resource of that name."""
+        return self._by_key.get((kind.name, namespace, name))
 
-    def nodes(self) -> list[Node]:
-        return self.of(Node)
+    def of(self, kind: Kind[Spec], namespace: str | None = None) -> Sequence[Resource[Spec]]:
+        """All resources of a kind (in a namespace), sorted by namespace and name."""
+        found = cast(Sequence[Resource[Spec]], self._sorted.get(kind.name, ()))
+        return found if namespace is None else [resource for resource in found if resource.namespace == namespace]
 
-    def workloads(self) -> list[Workload]:
-        return self.of(Workload)
+    def selecting(self, kind: Kind[Spec], target: Resource[Any]) -> list[Resource[Spec]]:
+        """The resources of ``kind`` whose selector selects ``target``, sorted by namespace and name."""
+        selector, labels = kind.selector, target.labels
+        if selector is None or selector.kind != target.kind:
+            return []
+        index = self._selector_index(kind, selector)
+        found = {
+            resource.key: resource
+            for namespace in {target.namespace, ROOT_NAMESPACE}
+            for label, value in (("", ""), *labels.items())
+            for resource in index.get((namespace, label, value), ())
+            if selector.selects(namespace, selector.wanted(resource), target.namespace, labels)
+        }
+        return [found[key] for key in sorted(found)]
 
-    def services(self) -> list[Service]:
-        return self.of(Service)
+    def selected(self, source: Resource[Any], kind: Kind[Spec]) -> list[Resource[Spec]]:
+        """The resources of ``kind`` that the selector of ``source`` selects, sorted by namespace and name."""
+        selector = KINDS[source.kind].selector
+        if selector is None or selector.kind != kind.name:
+            return []
+        wanted = selector.wanted(source)
+        if selector.spans(source.namespace, wanted):
+            return [resource for resource in self.of(kind) if matches(wanted, resource.labels)]
+        if not wanted:
+            return list(self.of(kind, source.namespace))
+        label, value = min(wanted.items())
+        candidates = self._label_index(kind).get((source.namespace, label, value), ())
+        return [resource for resource in candidates if matches(wanted, resource.labels)]
 
-    def named(self) -> tuple[Service | ServiceEntry, ...]:
-        """Whatever has virtual addresses."""
-        return (*self.services(), *self.service_entries())
+    def virtual_addresses(self) -> Iterator[tuple[str, Resource[Any]]]:
+        """Every virtual address with the resource that has it, by kind, namespace and name."""
+        for kind in KINDS:
+            if kind.virtual_addresses is not None:
+                yield from ((address, r) for r in self.of(kind) for address in kind.virtual_addresses(r))
 
-    def service_entries(self) -> list[ServiceEntry]:
-        return self.of(ServiceEntry)
+    def _label_index(self, kind: Kind[Any]) -> Index:
+        index = self._labels.get(kind.name)
+        if index is None:
+            index = {}
+            for resource in self.of(kind):
+                for label, value in resource.labels.items():
+                    index.setdefault((resource.namespace, label, value), []).append(resource)
+            self._labels[kind.name] = index
+        return index
 
-    def policies(self) -> list[AuthorizationPolicy]:
-        return self.of(AuthorizationPolicy)
+    def _selector_index(self, kind: Kind[Any], selector: Selector) -> Index:
+        index = self._selectors.get(kind.name)
+        if index is None:
+            index = {}
+            for resource in self.of(kind):
+                index.setdefault((resource.namespace, *_lookup_label(selector.wanted(resource))), []).append(resource)
+            self._selectors[kind.name] = index
+        return index
 
-    def peer_authentications(self) -> list[PeerAuthentication]:
-        return self.of(PeerAuthentication)
 
-    def egress_policies(self) -> list[EgressPolicy]:
-        return self.of(EgressPolicy)
-
-    def mesh_config(self) -> MeshConfig | None:
-        """What holds in the whole mesh, if an operator said anything about that."""
-        found = self._by_key.get((MeshConfig.KIND, "", MESH_CONFIG_NAME))
-        return found if isinstance(found, MeshConfig) else None
-
-    def node(self, name: str) -> Node | None:
-        """The node of that name."""
-        found = self._by_key.get((Node.KIND, "", name))
-        return found if isinstance(found, Node) else None
-
-    def services_of(self, workload: Workload) -> list[Service]:
-        """The services that the workload stands behind."""
-        found = [
-            service
-            for label, value in workload.labels.items()
-            for service in self._services_by_label.get((workload.namespace, label, value), ())
-            if matches(service.spec.selector, workload.labels)
-        ]
-        return sorted(found, key=lambda service: service.name)
-
-    def workloads_of(self, service: Service) -> list[Workload]:
-        """The workloads behind the service, by name."""
-        label, value = min(service.spec.selector.items())
-        candidates = self._workloads_by_label.get((service.namespace, label, value), ())
-        return [w for w in candidates if matches(service.spec.selector, w.labels)]
-
-    def addresses_of(self, workload: Workload) -> tuple[str, ...]:
-        """Its own addresses, or else its node's."""
-        if workload.spec.addresses:
-            return workload.spec.addresses
-        node = self.node(workload.spec.node)
-        return node.spec.addresses if node else ()
-
-    def tunnel_addresses_of(self, workload: Workload) -> tuple[str, ...]:
-        """Its node's addresses, if it has others: those of a container need not be routed between nodes."""
-        node = self.node(workload.spec.node)
-        if node is None or set(workload.spec.addresses) <= set(node.spec.addresses):
-            return ()
-        return node.spec.addresses
-
-    def ports_of(self, workload: Workload) -> tuple[int, ...]:
-        """Its own ports and its services' target ports."""
-        targets = {port.target for service in self.services_of(workload) for port in service.spec.ports}
-        return tuple(sorted(targets.union(workload.spec.ports)))
+def _lookup_label(wanted: Labels) -> tuple[str, str]:
+    # Each selected resource has every label of the selector, so an index by one of them finds it.
+    return min(wanted.items(), default=("", ""))

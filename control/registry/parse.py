@@ -7,82 +7,51 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from control.registry.entries import ServiceEntry
-from control.registry.errors import Fault
-from control.registry.meshconfig import MESH_CONFIG_NAME, MeshConfig
-from control.registry.model import DEFAULT_NAMESPACE, Resource
-from control.registry.policies import LAYER_7_FIELDS, AuthorizationPolicy, EgressPolicy, PeerAuthentication
-from control.registry.services import Service
-from control.registry.workloads import RESERVED_NODE_NAMES, Node, Workload
+from control.kinds.base.fault import Fault
+from control.kinds.base.kind import Kind
+from control.kinds.base.model import DEFAULT_NAMESPACE, Resource
+from control.kinds.known import KINDS
 
-KINDS: dict[str, type[Resource]] = {
-    kind.KIND: kind
-    for kind in (
-        MeshConfig,
-        Node,
-        Workload,
-        Service,
-        ServiceEntry,
-        AuthorizationPolicy,
-        PeerAuthentication,
-        EgressPolicy,
-    )
-}
-"""In the order in which they are best written: what others refer to comes first."""
 MAX_FAULTS_PER_OBJECT = 20
 
-_NOT_YET = {
-    "targetRefs": "targetRefs is not supported; select workloads with selector",
-    "targetRef": "targetRef is not supported; select workloads with selector",
-    "workloadSelector": "workloads of the mesh are selected by a Service; a ServiceEntry is of what is outside of it",
-    "subjectAltNames": "bytes are passed on as they are: the program itself verifies the server's certificate",
-    "exportTo": "a ServiceEntry is known to the whole mesh; an EgressPolicy says who may leave it",
-    "provider": "provider belongs to CUSTOM policies, which are not supported",
-}
 
-
-def parse(value: Any, index: int = 0) -> Resource | list[Fault]:
+def parse(value: Any, index: int = 0) -> Resource[Any] | list[Fault]:
     """The resource, or what is wrong with it. ``index`` is copied into the faults."""
     if not isinstance(value, Mapping):
         wanted = "expected an object with apiVersion, kind, metadata and spec"
         return [Fault(f"{wanted}, found {_type(value)}", index=index)]
-    kind = value.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        found = "it is missing" if kind is None else f"found {str(kind)[:80]!r}"
-        return [Fault(f"{found}; known kinds: {', '.join(KINDS)}", "kind", index, _subject(value))]
-    cls = KINDS[kind]
+    name = value.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        found = "it is missing" if name is None else f"found {str(name)[:80]!r}"
+        return [Fault(f"{found}; known kinds: {', '.join(KINDS.names)}", "kind", index, _subject(value))]
+    kind = KINDS[name]
     subject = _subject(value)
     version = value.get("apiVersion")
-    if version not in cls.API_VERSIONS:
+    if version not in kind.api_versions:
         found = "it is missing" if version is None else f"found {str(version)[:80]!r}"
-        return [Fault(f"{found}; write {' or '.join(cls.API_VERSIONS)}", "apiVersion", index, subject)]
+        return [Fault(f"{found}; write {' or '.join(kind.api_versions)}", "apiVersion", index, subject)]
     try:
-        resource = cls.model_validate(value)
+        resource = kind.model.model_validate(value)
     except ValidationError as error:
-        return [_fault(cls, item, index, subject) for item in _told(error.errors())[:MAX_FAULTS_PER_OBJECT]]
-    return _placed(resource, index)
+        return [_fault(kind, item, index, subject) for item in _causes(error.errors())[:MAX_FAULTS_PER_OBJECT]]
+    return _settle_name(kind, resource, index)
 
 
-def _placed(resource: Resource, index: int) -> Resource | list[Fault]:
-    """With its namespace settled."""
+def _settle_name(kind: Kind[Any], resource: Resource[Any], index: int) -> Resource[Any] | list[Fault]:
+    """Check the name and complete the namespace."""
     namespace = resource.metadata.namespace
-    if not resource.NAMESPACED:
-        if namespace is not None:
-            return [Fault(f"a {resource.KIND} has no namespace", "metadata.namespace", index, resource.subject)]
-        if resource.KIND == "Node" and resource.name in RESERVED_NODE_NAMES:
-            return [Fault(f"{resource.name!r} is reserved", "metadata.name", index, resource.subject)]
-        if resource.KIND == MeshConfig.KIND and resource.name != MESH_CONFIG_NAME:
-            why = f"there is one MeshConfig; name it {MESH_CONFIG_NAME!r}"
-            return [Fault(why, "metadata.name", index, resource.subject)]
-        return resource
-    if namespace is None:
+    if not kind.namespaced and namespace is not None:
+        subject = f"{kind.name} {resource.name}"
+        return [Fault(f"a {kind.name} has no namespace", "metadata.namespace", index, subject)]
+    if kind.namespaced and namespace is None:
         metadata = resource.metadata.model_copy(update={"namespace": DEFAULT_NAMESPACE})
-        return resource.model_copy(update={"metadata": metadata})
-    return resource
+        resource = resource.model_copy(update={"metadata": metadata})
+    message = kind.name_fault(resource.name)
+    return resource if message is None else [Fault(message, "metadata.name", index, resource.subject)]
 
 
-def _told(items: list[Any]) -> list[Any]:
-    """Without the lists that only count as too short because an entry of theirs is wrong."""
+def _causes(items: list[Any]) -> list[Any]:
+    """Leave out lists that count as too short only because one of their entries is wrong."""
     places = [item["loc"] for item in items]
     return [
         item
@@ -91,7 +60,7 @@ def _told(items: list[Any]) -> list[Any]:
     ]
 
 
-def _fault(cls: type[Resource], item: Any, index: int, subject: str) -> Fault:
+def _fault(kind: Kind[Any], item: Any, index: int, subject: str) -> Fault:
     # pydantic's own words for a validator, and for a mapping's key
     hidden = [
         part for part in item["loc"] if isinstance(part, str) and (part.startswith("function-") or part == "[key]")
@@ -100,21 +69,12 @@ def _fault(cls: type[Resource], item: Any, index: int, subject: str) -> Fault:
     name = str(location[-1]) if location else ""
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        message = _unknown(cls, name)
+        message = kind.unsupported.get(name, "unknown field")
     elif item["type"] == "missing":
         message = "missing"
     elif item["type"] == "too_short":
         message = "written but empty; give at least one entry, or leave the field out"
     return Fault(message, path(location), index, subject)
-
-
-def _unknown(cls: type[Resource], name: str) -> str:
-    if cls is AuthorizationPolicy and name in LAYER_7_FIELDS:
-        return (
-            f"{name} looks into requests (layer 7); policies are enforced on connections, L4 only: principals, "
-            "namespaces, ipBlocks, ports and their not-forms"
-        )
-    return _NOT_YET.get(name, "unknown field")
 
 
 def path(location: list[int | str]) -> str:
@@ -126,14 +86,14 @@ def path(location: list[int | str]) -> str:
 
 
 def _subject(value: Mapping[str, Any]) -> str:
-    """As good a name as can be read from what may be wrong."""
+    """As good a name as can be read from an object that may be wrong."""
     metadata = value.get("metadata")
     kind = value.get("kind")
     name, namespace = "", None
     if isinstance(metadata, Mapping):
         name, namespace = str(metadata.get("name") or ""), metadata.get("namespace")
     words = f"{kind or 'object'} "[:80]
-    if isinstance(kind, str) and kind in KINDS and KINDS[kind].NAMESPACED:
+    if isinstance(kind, str) and kind in KINDS and KINDS[kind].namespaced:
         namespace = namespace or DEFAULT_NAMESPACE
     return (words + (f"{namespace}/" if namespace else "") + (name or "without a name"))[:200]
 

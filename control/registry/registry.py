@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from control.registry.catalogue import Catalogue, Key
-from control.registry.entries import ServiceEntry, ServiceEntryStatus
-from control.registry.errors import Fault, Invalid, Missing, Stale
-from control.registry.model import Resource
-from control.registry.parse import KINDS, parse
-from control.registry.services import Service, ServiceStatus
-from control.registry.validate import check, check_removal
+from control.kinds.base.fault import Fault
+from control.kinds.base.model import Key, Resource
+from control.kinds.known import KINDS
+from control.registry.catalogue import Catalogue
+from control.registry.errors import Invalid, Missing, Stale
+from control.registry.parse import parse
+from control.registry.validate import check, check_removal, subject
 from control.registry.vips import PoolExhaustedError, allocate
 from control.store.base import Conflict, Delete, KeyValue, Operation, Put, Store
 from control.wire.ids import DEFAULT_DOMAIN, is_dns_label
@@ -43,7 +43,7 @@ class Outcome:
     """What became of one object of a request."""
 
     action: Literal["created", "configured", "unchanged", "deleted"]
-    resource: Resource
+    resource: Resource[Any]
 
 
 class Registry:
@@ -54,7 +54,7 @@ class Registry:
         self._clock = clock
         self._domain = domain
         self._lock = threading.Lock()
-        self._parsed: dict[str, tuple[int, Resource]] = {}
+        self._parsed: dict[str, tuple[int, Resource[Any]]] = {}
 
     @property
     def instance(self) -> str:
@@ -74,12 +74,12 @@ class Registry:
             self._parsed = {r_key: self._parsed[r_key] for r_key in (item.key for item in found.items)}
         return Catalogue(resources, found.revision)
 
-    def get(self, kind: str, namespace: str, name: str) -> Resource:
+    def get(self, kind: str, namespace: str, name: str) -> Resource[Any]:
         """One resource, or Missing."""
-        named = is_dns_label(name) and (not KINDS[kind].NAMESPACED or is_dns_label(namespace))
+        named = is_dns_label(name) and (not KINDS[kind].namespaced or is_dns_label(namespace))
         item = self._store.get(store_key((kind, namespace, name))) if named else None
         if item is None:
-            raise Missing([Fault("not found", subject=_subject((kind, namespace, name)))])
+            raise Missing([Fault("not found", subject=subject((kind, namespace, name)))])
         return read(item)
 
     def apply(self, values: Sequence[Any], *, dry_run: bool = False) -> list[Outcome]:
@@ -101,14 +101,14 @@ class Registry:
                 continue
         raise BusyError("other writers always came first; try again")
 
-    def _try_apply(self, wanted: list[Resource], dry_run: bool) -> list[Outcome]:
+    def _try_apply(self, wanted: list[Resource[Any]], dry_run: bool) -> list[Outcome]:
         guard, cursor = self._guard()
         present = self.catalogue()
         stale = [fault for i, r in enumerate(wanted) if (fault := _stale(r, present.get(r.key), i))]
         if stale:
             raise Stale(stale)
         merged = [self._merge(resource, present.get(resource.key)) for resource in wanted]
-        merged, cursor = _give_addresses(merged, present, cursor)
+        merged, cursor = _allocate(merged, present, cursor)
         changed = [r for r in merged if not _same(r, present.get(r.key))]
         origins = {resource.key: index for index, resource in enumerate(wanted)}
         faults = check(present.with_changes(merged), origins, self._domain) if changed else []
@@ -126,23 +126,23 @@ class Registry:
     def _try_delete(self, keys: Sequence[tuple[Key, str | None]], ignore_missing: bool) -> list[Outcome]:
         guard, cursor = self._guard()
         present = self.catalogue()
-        missing, stale, doomed = [], [], {}
+        missing, stale, removed = [], [], {}
         for index, (key, version) in enumerate(keys):
             resource = present.get(key)
             if resource is None:
-                missing.append(Fault("not found", index=index, subject=_subject(key)))
+                missing.append(Fault("not found", index=index, subject=subject(key)))
             elif version is not None and version != resource.metadata.resource_version:
                 stale.append(_stale_fault(resource, version, index))
             else:
-                doomed[key] = index
+                removed[key] = index
         if missing and not ignore_missing:
             raise Missing(missing)
         if stale:
             raise Stale(stale)
-        faults = check_removal(present.with_changes((), doomed), doomed)
+        faults = check_removal(present.with_changes((), removed), removed)
         if faults:
             raise Invalid(faults)
-        gone = [r for key in doomed if (r := present.get(key)) is not None]
+        gone = [r for key in removed if (r := present.get(key)) is not None]
         if gone:
             operations: list[Operation] = [_guard_put(guard, cursor)]
             operations += [Delete(key=store_key(r.key), expect=_revision(r)) for r in gone]
@@ -154,7 +154,7 @@ class Registry:
         item = self._store.get(GUARD_KEY)
         return (0, 0) if item is None else (item.mod_revision, int(json.loads(item.value)["nextAddress"]))
 
-    def _merge(self, resource: Resource, present: Resource | None) -> Resource:
+    def _merge(self, resource: Resource[Any], present: Resource[Any] | None) -> Resource[Any]:
         """With the server's own fields: kept from what is there, or new."""
         created = present.metadata.creation_timestamp if present else _timestamp(self._clock())
         update = {
@@ -162,15 +162,12 @@ class Registry:
             "resource_version": present.metadata.resource_version if present else None,
             "creation_timestamp": created,
         }
-        merged = resource.model_copy(update={"metadata": resource.metadata.model_copy(update=update)})
-        if isinstance(merged, Service):
-            kept = present.status if isinstance(present, Service) and not merged.spec.addresses else None
-            return merged.model_copy(update={"status": kept})
-        if isinstance(merged, ServiceEntry):
-            return merged.model_copy(update={"status": present.status if isinstance(present, ServiceEntry) else None})
-        return merged
+        merged: dict[str, Any] = {"metadata": resource.metadata.model_copy(update=update)}
+        if KINDS[resource.kind].status is not None:
+            merged["status"] = getattr(present, "status", None)
+        return resource.model_copy(update=merged)
 
-    def _outcome(self, resource: Resource, present: Resource | None, changed: bool, dry_run: bool) -> Outcome:
+    def _outcome(self, resource: Resource[Any], present: Resource[Any] | None, changed: bool, dry_run: bool) -> Outcome:
         action: Literal["created", "configured", "unchanged"] = (
             "created" if present is None else "configured" if changed else "unchanged"
         )
@@ -179,17 +176,17 @@ class Registry:
         item = self._store.get(store_key(resource.key))
         return Outcome(action, resource if item is None else read(item))
 
-    def _resource(self, item: KeyValue) -> Resource:
+    def _resource(self, item: KeyValue) -> Resource[Any]:
         known = self._parsed.get(item.key)
         if known is None or known[0] != item.mod_revision:
             known = self._parsed[item.key] = (item.mod_revision, read(item))
         return known[1]
 
 
-def _parse_all(values: Sequence[Any]) -> list[Resource]:
+def _parse_all(values: Sequence[Any]) -> list[Resource[Any]]:
     if len(values) > MAX_OBJECTS:
         raise Invalid([Fault(f"{len(values)} objects in one request; at most {MAX_OBJECTS} are allowed")])
-    wanted: list[Resource] = []
+    wanted: list[Resource[Any]] = []
     faults: list[Fault] = []
     places: dict[Key, int] = {}
     for index, value in enumerate(values):
@@ -206,24 +203,18 @@ def _parse_all(values: Sequence[Any]) -> list[Resource]:
     return wanted
 
 
-def _give_addresses(resources: list[Resource], present: Catalogue, cursor: int) -> tuple[list[Resource], int]:
-    """Allocate for services and for hosts that have no addresses, neither given nor kept."""
-    named = present.with_changes(resources).named()
-    allocation = _Allocation(cursor, {address for each in named for address in each.addresses})
-    given: list[Resource] = []
+def _allocate(resources: list[Resource[Any]], present: Catalogue, cursor: int) -> tuple[list[Resource[Any]], int]:
+    """Give virtual addresses to the resources that need some: (the resources, the next cursor)."""
+    used = {address for address, _ in present.with_changes(resources).virtual_addresses()}
+    allocation = _Allocation(cursor, used)
+    complete: list[Resource[Any]] = []
     for index, resource in enumerate(resources):
+        allocate_for = KINDS[resource.kind].allocate
         try:
-            if isinstance(resource, Service) and not resource.addresses:
-                pair = allocation.take()
-                resource = resource.model_copy(update={"status": ServiceStatus(addresses=pair)})  # noqa: PLW2901
-            elif isinstance(resource, ServiceEntry):
-                addresses = {host: resource.addresses_of(host) or allocation.take() for host in resource.spec.hosts}
-                status = ServiceEntryStatus(addresses=addresses)
-                resource = resource.model_copy(update={"status": status})  # noqa: PLW2901
+            complete.append(resource if allocate_for is None else allocate_for(resource, allocation.take))
         except PoolExhaustedError as error:
             raise Invalid([Fault(str(error), "spec.addresses", index, resource.subject)]) from error
-        given.append(resource)
-    return given, allocation.cursor
+    return complete, allocation.cursor
 
 
 class _Allocation:
@@ -244,7 +235,7 @@ def _guard_put(expect: int, cursor: int) -> Put:
     return Put(key=GUARD_KEY, value=json.dumps({"nextAddress": cursor}).encode(), expect=expect)
 
 
-def _stale(resource: Resource, present: Resource | None, index: int) -> Fault | None:
+def _stale(resource: Resource[Any], present: Resource[Any] | None, index: int) -> Fault | None:
     version = resource.metadata.resource_version
     if version is None or (present is not None and version == present.metadata.resource_version):
         return None
@@ -258,7 +249,7 @@ def _stale(resource: Resource, present: Resource | None, index: int) -> Fault | 
     return _stale_fault(present, version, index)
 
 
-def _stale_fault(present: Resource, version: str, index: int) -> Fault:
+def _stale_fault(present: Resource[Any], version: str, index: int) -> Fault:
     return Fault(
         f"it has changed: it is at resourceVersion {present.metadata.resource_version}, the request was made from "
         f"{version}; read it again",
@@ -268,21 +259,21 @@ def _stale_fault(present: Resource, version: str, index: int) -> Fault:
     )
 
 
-def _same(resource: Resource, present: Resource | None) -> bool:
+def _same(resource: Resource[Any], present: Resource[Any] | None) -> bool:
     return present is not None and write(resource) == write(present)
 
 
-def _revision(resource: Resource | None) -> int:
+def _revision(resource: Resource[Any] | None) -> int:
     return int(resource.metadata.resource_version or 0) if resource else 0
 
 
 def store_key(key: Key) -> str:
     """``/resources/<plural>[/<namespace>]/<name>``."""
     kind, namespace, name = key
-    return f"{PREFIX}{KINDS[kind].PLURAL}/{namespace + '/' if KINDS[kind].NAMESPACED else ''}{name}"
+    return f"{PREFIX}{KINDS[kind].plural}/{namespace + '/' if KINDS[kind].namespaced else ''}{name}"
 
 
-def write(resource: Resource) -> bytes:
+def write(resource: Resource[Any]) -> bytes:
     """What the store keeps: all but the fields that follow from revisions."""
     value = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
     value["metadata"].pop("uid", None)
@@ -290,20 +281,14 @@ def write(resource: Resource) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def read(item: KeyValue) -> Resource:
+def read(item: KeyValue) -> Resource[Any]:
     """What the store kept, with uid and resourceVersion."""
     value = json.loads(item.value)
-    cls = KINDS[value["kind"]]
-    resource: Resource = cls.model_validate(value)
+    resource = KINDS[value["kind"]].model.model_validate(value)
     metadata = resource.metadata.model_copy(
         update={"uid": f"{resource.ref}@{item.create_revision}", "resource_version": str(item.mod_revision)}
     )
     return resource.model_copy(update={"metadata": metadata})
-
-
-def _subject(key: Key) -> str:
-    kind, namespace, name = key
-    return f"{kind} {namespace + '/' if namespace else ''}{name}"
 
 
 def _timestamp(seconds: float) -> str:

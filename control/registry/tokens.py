@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from control.registry.errors import Fault, Invalid, Missing, TokenRefused
+from control.kinds import node as nodes
+from control.kinds.base.fault import Fault
+from control.registry.errors import Invalid, Missing, TokenRefused
 from control.registry.registry import store_key
 from control.store.base import Conflict, KeyValue, Store
 from control.wire.signing import TOKEN_PREFIX
@@ -52,9 +54,9 @@ class Tokens:
 
     def create(self, node: str, root_fingerprint: str, ttl: float = DEFAULT_TTL) -> tuple[Token, str]:
         """(what is kept, the token itself, shown this once). Missing if there is no such Node."""
-        if self._store.get(store_key(("Node", "", node))) is None:
+        if self._store.get(store_key((nodes.KIND.name, "", node))) is None:
             message = "not found; apply the Node first, then make its token"
-            raise Missing([Fault(message, "node", subject=f"Node {node}")])
+            raise Missing([Fault(message, "node", subject=f"{nodes.KIND.name} {node}")])
         if len(self._store.range(PREFIX).items) >= MAX_TOKENS:
             raise Invalid([Fault(f"there are {MAX_TOKENS} join tokens; revoke some, or wait until they expire")])
         now = self._clock()

@@ -16,11 +16,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from control.kinds import node as nodes
+from control.kinds.base.mesh import Mesh
 from control.registry.catalogue import Catalogue
 from control.registry.registry import PREFIX, Registry
 from control.store.base import Compacted, Store, StoreError
 from control.store.base import Watch as StoreWatch
-from control.watch.projection import Mesh, Objects, project
+from control.watch.projection import Objects, project
 from control.watch.session import MAX_QUEUE, Session
 from control.wire.codec import encode
 from control.wire.watch import MAX_BATCH_BYTES, Batch, Change
@@ -173,7 +175,7 @@ class Hub:
 
     def statuses(self) -> list[NodeStatus]:
         """Of every node of the registry, by name, whether it was seen or not."""
-        return [self._statuses.get(node.name) or NodeStatus(node=node.name) for node in self._catalogue.nodes()]
+        return [self._statuses.get(node.name) or NodeStatus(node=node.name) for node in self._catalogue.of(nodes.KIND)]
 
     def close(self) -> None:
         """End all sessions and ``run``."""
@@ -202,7 +204,7 @@ class Hub:
             self._history_bytes -= len(dropped)
 
     def _drop_removed_nodes(self) -> None:
-        present = {node.name for node in self._catalogue.nodes()}
+        present = {node.name for node in self._catalogue.of(nodes.KIND)}
         for session in list(self._sessions):
             if session.node not in present:
                 session.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar, get_args
 
 
 class Action(StrEnum):
@@ -92,6 +93,7 @@ class Selectors:
 class Workload:
     """A group of processes with one identity on one node."""
 
+    KIND: ClassVar[str] = "workload"
     uid: str
     """``<namespace>/<name>`` and the revision that created it: a name used again is another workload."""
     name: str
@@ -178,6 +180,7 @@ class External:
 class Service:
     """A name with virtual addresses before a set of workloads, or before something outside the mesh."""
 
+    KIND: ClassVar[str] = "service"
     uid: str
     name: str
     namespace: str
@@ -231,6 +234,7 @@ class PolicyRule:
 class AuthorizationPolicy:
     """An L4 policy as the agents evaluate it; which workloads it selects is told by the workloads."""
 
+    KIND: ClassVar[str] = "policy"
     uid: str
     name: str
     namespace: str
@@ -243,6 +247,7 @@ class AuthorizationPolicy:
 class TrustBundle:
     """The certificates that vouch for one trust domain. Bundles of different domains are never merged."""
 
+    KIND: ClassVar[str] = "bundle"
     uid: str
     """The trust domain."""
     certificates: tuple[str, ...]
@@ -253,6 +258,7 @@ class TrustBundle:
 class MeshSettings:
     """What holds for the mesh as a whole; there is one, and its uid is ``MESH_UID``."""
 
+    KIND: ClassVar[str] = "mesh"
     uid: str
     domain: str
     """The DNS suffix of services: ``<service>.<namespace>.<domain>``. Every name below it is the mesh's to answer."""
@@ -264,13 +270,8 @@ class MeshSettings:
 
 MESH_UID = "mesh"
 
-KINDS: dict[str, type[Workload | Service | AuthorizationPolicy | TrustBundle | MeshSettings]] = {
-    "workload": Workload,
-    "service": Service,
-    "policy": AuthorizationPolicy,
-    "bundle": TrustBundle,
-    "mesh": MeshSettings,
-}
-"""Kind name on the wire -> type."""
+DiscoveryObject = TrustBundle | MeshSettings | AuthorizationPolicy | Workload | Service
+"""In the order of a snapshot: what others refer to comes first."""
 
-DiscoveryObject = Workload | Service | AuthorizationPolicy | TrustBundle | MeshSettings
+KINDS: dict[str, type[DiscoveryObject]] = {cls.KIND: cls for cls in get_args(DiscoveryObject)}
+"""Kind name on the wire -> type."""

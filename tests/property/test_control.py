@@ -9,12 +9,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from control.kinds.base.mesh import Mesh
+from control.kinds.base.model import Resource
+from control.kinds.known import KINDS
 from control.registry.errors import Invalid
-from control.registry.model import Resource
-from control.registry.parse import KINDS, parse
+from control.registry.parse import parse
 from control.registry.vips import allocate
 from control.watch.hub import difference
-from control.watch.projection import Mesh, project
+from control.watch.projection import project
 from control.wire.codec import decode, encode
 from control.wire.discovery import KINDS as WIRE_KINDS
 from tests.support.mesh import make_registry, node, peer, policy, resource, service, workload
@@ -53,7 +55,7 @@ JSON = st.recursive(
 )
 
 
-@given(value=JSON, kind=st.sampled_from(sorted(KINDS)))
+@given(value=JSON, kind=st.sampled_from(sorted(KINDS.names)))
 def test_any_value_is_a_resource_or_named_faults(value: Any, kind: str) -> None:
     if isinstance(value, dict):
         value = {**value, "kind": kind, "apiVersion": "nodemesh/v1"}
@@ -154,7 +156,7 @@ def test_deltas_lead_to_the_snapshot_and_references_hold(steps: list[Any]) -> No
     held = {(c.kind, c.uid): c.value for c in difference({}, told)}
     for step in steps:
         if isinstance(step, int):
-            present = [r for r in registry.catalogue()._by_key.values() if r.KIND != "Node"]
+            present = [r for r in registry.catalogue()._by_key.values() if r.kind != "Node"]
             if present:
                 registry.delete([(present[step % len(present)].key, None)])
         else:

@@ -15,9 +15,9 @@ from control.api.throttle import Throttle
 from control.api.transport import PEER_KEY
 from control.ca.authority import Signer, new_intermediate, new_key, new_root, pem
 from control.ca.keys import Keys
+from control.kinds.base.mesh import Mesh
 from control.registry.tokens import Tokens
 from control.watch.hub import Hub
-from control.watch.projection import Mesh
 from control.wire.ids import SpiffeId, node_id, operator_id
 from tests.support.mesh import Clock, make_registry
 

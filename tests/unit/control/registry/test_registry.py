@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from control.kinds.known import KINDS
+from control.kinds.service import addresses_of
 from control.registry.errors import Invalid, Missing, Stale
 from control.registry.registry import MAX_OBJECTS, Registry
-from control.registry.services import Service
 from tests.support.mesh import STARTED, Clock, make_registry, node, peer, policy, service, workload
 
 
@@ -57,7 +58,9 @@ def test_a_name_used_again_is_another_object(registry: Registry) -> None:
 
 def test_what_was_read_can_be_written_back(registry: Registry) -> None:
     registry.apply([node(), workload(), service(), policy(), peer()])
-    documents = [r.document() for r in (*registry.catalogue().services(), *registry.catalogue().workloads())]
+    documents = [
+        r.document() for r in (*registry.catalogue().of(KINDS["Service"]), *registry.catalogue().of(KINDS["Workload"]))
+    ]
     assert actions(registry, *documents) == ["unchanged", "unchanged"]
 
 
@@ -158,7 +161,7 @@ def test_a_node_in_use_is_not_deleted(registry: Registry) -> None:
     with pytest.raises(Invalid, match="shop/web-0"):
         registry.delete([(("Node", "", "node-a"), None)])
     registry.delete([(("Node", "", "node-a"), None), (("Workload", "shop", "web-0"), None)])
-    assert registry.catalogue().nodes() == []
+    assert not registry.catalogue().of(KINDS["Node"])
 
 
 def test_delete_is_all_or_nothing(registry: Registry) -> None:
@@ -186,8 +189,7 @@ def test_resource_version_means_if_unchanged(registry: Registry) -> None:
 
 def addresses(registry: Registry, name: str) -> tuple[str, ...]:
     found = registry.get("Service", "shop", name)
-    assert isinstance(found, Service)
-    return found.addresses
+    return addresses_of(found)
 
 
 def test_virtual_addresses_are_given_kept_and_not_reused(registry: Registry) -> None:

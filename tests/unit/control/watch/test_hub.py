@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from control.kinds.base.mesh import Mesh
 from control.registry.registry import Registry
 from control.store.memory import MemoryStore
 from control.watch import hub as hub_module
 from control.watch.hub import Hub, NotReadyError, TooManyWatchersError
-from control.watch.projection import Mesh
 from control.watch.session import MAX_QUEUE, Session
 from control.wire.codec import decode, encode
 from control.wire.watch import Batch

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from control.kinds.base.mesh import Mesh
+from control.kinds.known import KINDS
+from control.kinds.workload import identities_of
 from control.registry.catalogue import Catalogue
-from control.watch.projection import Mesh, identities_of, project
+from control.watch.projection import project
 from control.wire.discovery import (
     Action,
     AppProtocol,
@@ -292,7 +295,7 @@ def test_labels_say_what_becomes_of_live_flows() -> None:
 
 def test_a_label_that_an_older_control_let_in_says_nothing() -> None:
     stored = catalogue(workload())
-    (found,) = stored.workloads()
+    (found,) = stored.of(KINDS["Workload"])
     labels = {"nodemesh.io/splice": "no", "nodemesh.io/idle-timeout": "soon"}
     changed = found.model_copy(update={"metadata": found.metadata.model_copy(update={"labels": labels})})
     objects = project(stored.with_changes([changed]), MESH)

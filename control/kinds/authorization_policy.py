@@ -1,19 +1,25 @@
-"""AuthorizationPolicy and PeerAuthentication in Istio's shapes, as far as layer 4 goes; EgressPolicy beside them.
+"""AuthorizationPolicy in Istio's shape, as far as layer 4 goes: who may connect to workloads.
 
-Source of the shapes: istio.io/latest/docs/reference/config/security/. A list that is written but empty is refused: it
-would match everybody where its author means nobody. EgressPolicy has the two modes of Istio's
-``outboundTrafficPolicy`` (istio.io/latest/docs/reference/config/networking/sidecar/) and PeerAuthentication's scopes.
+Source of the shape: istio.io/latest/docs/reference/config/security/authorization-policy/. A list that is written but
+empty is refused: it would match everybody where its author means nobody.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from control.registry.model import API_VERSION, ISTIO_API_VERSIONS, MAX_LIST, Labels, Model, Name, Resource
-from control.wire.address import AddressError, parse_port
+from control.kinds.base import cells
+from control.kinds.base.fields import MAX_LIST, Name, PortText
+from control.kinds.base.istio import SECURITY_API_VERSIONS, TARGET_REFS
+from control.kinds.base.kind import Kind, Refinement, View
+from control.kinds.base.mesh import Mesh
+from control.kinds.base.model import API_VERSION, LabelSelector, Model, Resource
+from control.kinds.base.relations import Object, Selector
+from control.wire import discovery as wire
 from control.wire.discovery import Action
 
 MAX_PRINCIPAL_CHARACTERS = 2048
@@ -65,19 +71,6 @@ def check_ip_block(text: str) -> str:
     return str(network)
 
 
-def _port_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def check_port_text(text: str) -> str:
-    """A decimal port in a string, as Istio has it."""
-    try:
-        parse_port(text)
-    except AddressError as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
 Principals = Annotated[
     tuple[Annotated[str, AfterValidator(check_principal)], ...], Field(min_length=1, max_length=MAX_LIST)
 ]
@@ -85,16 +78,7 @@ Namespaces = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_LIST
 IpBlocks = Annotated[
     tuple[Annotated[str, AfterValidator(check_ip_block)], ...], Field(min_length=1, max_length=MAX_LIST)
 ]
-PortTexts = Annotated[
-    tuple[Annotated[str, BeforeValidator(_port_text), AfterValidator(check_port_text)], ...],
-    Field(min_length=1, max_length=MAX_LIST),
-]
-
-
-class LabelSelector(Model):
-    """Which workloads; no labels: all of the namespace."""
-
-    match_labels: Labels = Field(default_factory=dict)
+PortTexts = Annotated[tuple[PortText, ...], Field(min_length=1, max_length=MAX_LIST)]
 
 
 class NotEmpty(Model):
@@ -153,64 +137,76 @@ class AuthorizationPolicySpec(Model):
     rules: Annotated[tuple[RuleSpec, ...], Field(max_length=MAX_LIST)] = ()
 
 
-class AuthorizationPolicy(Resource):
-    """Who may connect to the workloads it selects (layer 4)."""
-
-    KIND: ClassVar[str] = "AuthorizationPolicy"
-    PLURAL: ClassVar[str] = "authorizationpolicies"
-    API_VERSIONS: ClassVar[tuple[str, ...]] = (API_VERSION, *ISTIO_API_VERSIONS)
-
-    kind: Literal["AuthorizationPolicy"] = "AuthorizationPolicy"
-    spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
-
-
-class MtlsSpec(Model):
-    """UNSET inherits from the next wider PeerAuthentication."""
-
-    mode: Literal["UNSET", "STRICT", "PERMISSIVE", "DISABLE"] = "UNSET"
+def _project(policy: Resource[AuthorizationPolicySpec], _: View, __: Mesh) -> Iterable[wire.AuthorizationPolicy]:
+    """The rules alone: each workload names the policies that select it."""
+    rules = tuple(
+        wire.PolicyRule(
+            sources=tuple(_source(item.source) for item in rule.from_ or ()),
+            operations=tuple(_operation(item.operation) for item in rule.to or ()),
+        )
+        for rule in policy.spec.rules
+    )
+    yield wire.AuthorizationPolicy(
+        uid=policy.uid, name=policy.name, namespace=policy.namespace, action=policy.spec.action, rules=rules
+    )
 
 
-PortText = Annotated[str, BeforeValidator(_port_text), AfterValidator(check_port_text)]
+def _source(source: SourceSpec) -> wire.SourceMatch:
+    return wire.SourceMatch(
+        principals=source.principals or (),
+        not_principals=source.not_principals or (),
+        namespaces=source.namespaces or (),
+        not_namespaces=source.not_namespaces or (),
+        ip_blocks=source.ip_blocks or (),
+        not_ip_blocks=source.not_ip_blocks or (),
+    )
 
 
-class PeerAuthenticationSpec(Model):
-    """How plaintext from outside the mesh is met by the workloads it selects."""
-
-    selector: LabelSelector | None = None
-    mtls: MtlsSpec = MtlsSpec()
-    port_level_mtls: Annotated[dict[PortText, MtlsSpec], Field(max_length=MAX_LIST)] = Field(default_factory=dict)
-    """By the workload's own (target) port; what is UNSET there has the workload's mode."""
-
-    @model_validator(mode="after")
-    def _ports_belong_to_workloads(self) -> PeerAuthenticationSpec:
-        if self.port_level_mtls and not (self.selector is not None and self.selector.match_labels):
-            raise ValueError("portLevelMtls needs a selector with matchLabels: ports belong to workloads")
-        return self
+def _operation(operation: OperationSpec) -> wire.OperationMatch:
+    return wire.OperationMatch(
+        ports=tuple(int(port) for port in operation.ports or ()),
+        not_ports=tuple(int(port) for port in operation.not_ports or ()),
+    )
 
 
-class PeerAuthentication(Resource):
-    """How plaintext from outside the mesh is met."""
-
-    KIND: ClassVar[str] = "PeerAuthentication"
-    PLURAL: ClassVar[str] = "peerauthentications"
-    API_VERSIONS: ClassVar[tuple[str, ...]] = (API_VERSION, *ISTIO_API_VERSIONS)
-
-    kind: Literal["PeerAuthentication"] = "PeerAuthentication"
-    spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
+def _workload_policies(workload: Resource[Any], view: View) -> dict[str, Any]:
+    return {"policies": tuple(sorted(policy.uid for policy in view.selecting(KIND, workload)))}
 
 
-class EgressPolicySpec(Model):
-    """Where the workloads that it selects may go."""
-
-    selector: LabelSelector | None = None
-    mode: Literal["ALLOW_ANY", "REGISTRY_ONLY"]
+def _action(document: Object) -> str:
+    return str(document["spec"].get("action", "ALLOW"))
 
 
-class EgressPolicy(Resource):
-    """Where workloads may go: anywhere, or to what the registry names."""
+def _unsupported() -> dict[str, str]:
+    layer_7 = (
+        "looks into requests (layer 7); policies are enforced on connections, L4 only: principals, "
+        "namespaces, ipBlocks, ports and their not-forms"
+    )
+    return {
+        **{name: f"{name} {layer_7}" for name in LAYER_7_FIELDS},
+        **TARGET_REFS,
+        "provider": "provider belongs to CUSTOM policies, which are not supported",
+    }
 
-    KIND: ClassVar[str] = "EgressPolicy"
-    PLURAL: ClassVar[str] = "egresspolicies"
 
-    kind: Literal["EgressPolicy"] = "EgressPolicy"
-    spec: EgressPolicySpec
+KIND = Kind(
+    name="AuthorizationPolicy",
+    plural="authorizationpolicies",
+    aliases=("ap", "policy", "policies"),
+    doc="Who may connect to the workloads it selects (layer 4).",
+    order=60,
+    spec=AuthorizationPolicySpec,
+    spec_required=False,
+    api_versions=(API_VERSION, *SECURITY_API_VERSIONS),
+    unsupported=_unsupported(),
+    selector=Selector(section="policies that select it"),
+    wire=wire.AuthorizationPolicy,
+    project=_project,
+    refinements=(Refinement(of=wire.Workload, fields=_workload_policies),),
+    columns=(
+        ("ACTION", _action),
+        ("RULES", lambda o: str(len(o["spec"].get("rules") or ()))),
+        ("SELECTOR", cells.selector),
+    ),
+    remark=lambda o: f"({_action(o)})",
+)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from control.registry.entries import ServiceEntry
+from control.kinds.base.mesh import Mesh
+from control.kinds.base.model import Resource
 from control.registry.errors import Invalid
 from control.registry.parse import parse
 from control.registry.registry import Registry
-from control.watch.projection import Mesh, project
+from control.watch.projection import project
 from control.wire.discovery import AppProtocol, ExternalEndpoint, Resolution, Service
 from tests.support.mesh import entry, make_registry, node, service, workload
 
@@ -73,7 +74,7 @@ def test_what_cannot_be_is_refused_with_words(change: dict[str, Any], words: str
 
 def test_istios_document_is_taken() -> None:
     value = {**entry(location="MESH_EXTERNAL"), "apiVersion": "networking.istio.io/v1"}
-    assert isinstance(parse(value), ServiceEntry)
+    assert isinstance(parse(value), Resource)
 
 
 def test_each_host_has_a_name_and_addresses_of_its_own(registry: Registry) -> None:
