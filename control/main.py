@@ -137,13 +137,13 @@ def run(listen_text: str, **options: Any) -> None:
         port = sock.getsockname()[1]
         try:
             control = Control(config, keys, store)
-            asyncio.run(control.run(sock, lambda: _say_ready(config, port, credentials)))
+            asyncio.run(control.run(sock, lambda: _print_ready(config, port, credentials)))
         finally:
             store.close()
             sock.close()
 
 
-def _say_ready(config: Config, port: int, credentials: Path) -> None:
+def _print_ready(config: Config, port: int, credentials: Path) -> None:
     where = SocketAddress(config.listen.ip, port)
     click.echo(
         f"control: ready on https://{where}, trust domain {config.trust_domain}, cluster {config.cluster}, "

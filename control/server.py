@@ -70,8 +70,7 @@ def listen(address: SocketAddress) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends watches before it waits for connections, and exits with status 0 when told to
-    stop."""
+    """uvicorn's server; it ends watches before it waits for connections, and exits with status 0 on a signal."""
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class Server(uvicorn.Server):
 
 
 class Control:
-    """One running control."""
+    """The rooms of one control, and its life from start to orderly end."""
 
     def __init__(self, config: Config, keys: Keys, store: Store) -> None:
         self._config = config
@@ -134,14 +133,14 @@ class Control:
         self._server = server = Server(self._uvicorn(), self._hub.close, on_ready)
         async with asyncio.TaskGroup() as group:
             hub = group.create_task(self._hub.run(log.error), name="watch-hub")
-            keeper = group.create_task(self._keep_house(), name="housekeeping")
+            housekeeping = group.create_task(self._housekeep(), name="housekeeping")
             await server.serve([sock])
-            keeper.cancel()
-            await asyncio.wait({hub, keeper}, timeout=DRAIN_SECONDS)
+            housekeeping.cancel()
+            await asyncio.wait({hub, housekeeping}, timeout=DRAIN_SECONDS)
             hub.cancel()
 
     def stop(self) -> None:
-        """End ``run`` in order, as a signal does."""
+        """End ``run`` as a signal does."""
         if self._server is not None:
             self._server.should_exit = True
 
@@ -165,7 +164,7 @@ class Control:
             backlog=BACKLOG,
         )
 
-    async def _keep_house(self) -> None:
+    async def _housekeep(self) -> None:
         """Leases, compaction, certificates: each failure is logged and tried again."""
         next_compaction = time.monotonic() + COMPACT_EVERY_SECONDS
         while True:
@@ -185,7 +184,7 @@ class Control:
         well."""
         config, now = self._config, time.time()
         keys = prepare(config.state_dir, config.trust_domain, now)
-        # Roots stay what the agents were told at the start of this run; further ones count from the next start.
+        # The roots that agents received at the start of this run stay; further ones count from the next start.
         self._keys = dataclasses.replace(keys, roots=self._keys.roots)
         write_operator(config.state_dir, keys, operator_id(config.trust_domain, OPERATOR_NAME), now)
         identity = control_id(config.trust_domain)

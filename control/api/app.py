@@ -21,7 +21,7 @@ _DESCRIPTION = (
 
 
 def create_app(context: Context | None) -> FastAPI:
-    """The app over these rooms; without them it can only describe itself."""
+    """Make the app over these rooms; without them it can only describe itself."""
     app = FastAPI(
         title="nodemesh control",
         version=API_VERSION,
@@ -53,7 +53,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def openapi_text() -> str:
-    """What ``openapi.json`` is to hold."""
+    """Return the text of ``openapi.json``."""
     return json.dumps(create_app(None).openapi(), indent=1, sort_keys=True) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Who calls: a node, an operator, or nobody in particular, by the client certificate that TLS has verified."""
+"""The caller of a request: a node, an operator, or an anonymous one, by the client certificate that TLS verified."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from control.wire.address import AddressError, canonical_ip
 
 
 def caller(request: Request, context: Ctx) -> PeerIdentity:
-    """Whoever calls; a certificate that has run out since the handshake counts no more."""
+    """Return the caller; Denied if its certificate has expired since the handshake."""
     der = cast(bytes | None, request.scope.get("extensions", {}).get(PEER_KEY, {}).get("certificate"))
     peer = identify(der, context.keys().trust_domain)
     if peer.expires <= context.clock():
@@ -27,7 +27,7 @@ def caller(request: Request, context: Ctx) -> PeerIdentity:
 
 
 def operator(peer: Annotated[PeerIdentity, Depends(caller)]) -> PeerIdentity:
-    """An operator, or Denied."""
+    """Return the caller if it is an operator; Denied otherwise."""
     if peer.role is Role.OPERATOR:
         return peer
     raise _denied(
@@ -36,7 +36,7 @@ def operator(peer: Annotated[PeerIdentity, Depends(caller)]) -> PeerIdentity:
 
 
 def node(peer: Annotated[PeerIdentity, Depends(caller)], context: Ctx) -> PeerIdentity:
-    """An agent of a node that is (still) in the mesh, or Denied."""
+    """Return the caller if it is the agent of a node of the mesh; Denied otherwise."""
     if peer.role is not Role.NODE:
         raise _denied(peer, "a node's certificate is needed; nodes get theirs by joining with a token")
     if context.hub.catalogue.find(nodes.KIND, peer.name) is None:

@@ -1,4 +1,4 @@
-"""TLS and HTTP/1.1 below the app: the peer's certificate made known to it, and bounds on what a connection may cost."""
+"""TLS and HTTP/1.1 below the app: passes on the peer's certificate, and bounds the cost of a connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_ANONYMOUS_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 30.0
 """For a whole body to arrive."""
 FIRST_REQUEST_SECONDS = 30.0
-"""For a connection to say what it wants."""
+"""From a connection to its first request."""
 UNACKNOWLEDGED_MILLISECONDS = 30_000
 """After so long without an acknowledgement the peer counts as gone (TCP_USER_TIMEOUT)."""
 KEEPALIVE_IDLE_SECONDS = 30
@@ -43,7 +43,7 @@ def server_context(bundle: str) -> ssl.SSLContext:
 
 
 class PeerProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol that tells the app who its peer is."""
+    """uvicorn's HTTP/1.1 protocol, with the peer's certificate in the scope of each request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,9 +51,9 @@ class PeerProtocol(H11Protocol):
         tls = transport.get_extra_info("ssl_object")
         peer = {"certificate": tls.getpeercert(True) if tls is not None else None, "abort": transport.abort}
         self.app = _WithPeer(self.app, peer)
-        self.first_request = self.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up)
+        self.first_request = self.loop.call_later(FIRST_REQUEST_SECONDS, self._abort_if_silent)
 
-    def _give_up(self) -> None:
+    def _abort_if_silent(self) -> None:
         begun: object = self.cycle
         if begun is None:
             self.transport.abort()

@@ -72,7 +72,7 @@ def prepare(state: Path, trust_domain: str, now: float) -> Keys:
     try:
         private_directory(state)
         private_directory(state / "ca")
-        _settle_trust_domain(state / "mesh.json", trust_domain)
+        _fix_trust_domain(state / "mesh.json", trust_domain)
         root = _root(state / "ca", trust_domain, now)
         intermediate = _intermediate(state / "ca", root, trust_domain, now)
         roots = (pem(root.certificate), *_extra_roots(state / "ca" / "extra-roots", root.certificate))
@@ -130,7 +130,7 @@ def write_private(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _settle_trust_domain(path: Path, trust_domain: str) -> None:
+def _fix_trust_domain(path: Path, trust_domain: str) -> None:
     if not path.exists():
         write_private(path, json.dumps({"trustDomain": trust_domain}) + "\n")
         return
@@ -164,7 +164,7 @@ def _intermediate(directory: Path, root: Signer, trust_domain: str, now: float) 
     certificate, key = directory / "intermediate.pem", directory / "intermediate.key"
     if certificate.exists() and key.exists():
         signer = _read_signer(certificate, key)
-        if _issued(signer.certificate, root.certificate) and not _ending(signer.certificate, now):
+        if _issued(signer.certificate, root.certificate) and not _due_for_renewal(signer.certificate, now):
             return signer
     fresh = new_key()
     made = new_intermediate(root, fresh, trust_domain, now)
@@ -208,7 +208,7 @@ def _usable(certificate: Path, key: Path, keys: Keys, now: float) -> bool:
     except (ValueError, IndexError):
         return False
     fits = private.public_key() == leaf.public_key()
-    return fits and _issued(leaf, keys.intermediate.certificate) and not _ending(leaf, now)
+    return fits and _issued(leaf, keys.intermediate.certificate) and not _due_for_renewal(leaf, now)
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -219,6 +219,6 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _ending(certificate: x509.Certificate, now: float) -> bool:
+def _due_for_renewal(certificate: x509.Certificate, now: float) -> bool:
     begin, end = certificate.not_valid_before_utc.timestamp(), not_after(certificate)
     return end - now < (end - begin) * RENEW_FRACTION

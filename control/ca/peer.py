@@ -12,7 +12,7 @@ from control.wire.ids import SpiffeId, SpiffeIdError
 
 
 class Role(StrEnum):
-    """What a caller is to control."""
+    """The kinds of callers that control distinguishes."""
 
     ANONYMOUS = "anonymous"
     NODE = "node"
@@ -23,7 +23,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerIdentity:
-    """A caller."""
+    """A caller by its client certificate."""
 
     role: Role
     name: str = ""

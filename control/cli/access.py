@@ -1,5 +1,5 @@
-"""Where control is and who we are: flags, then environment, then the config file; else the defaults of the control
-host."""
+"""The URL of control and the operator's credentials: from flags, then environment, then the config file, else the
+defaults of the control host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AccessError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach control."""
+    """The settings of one invocation."""
 
     control: str
     """Its URL."""
@@ -33,7 +33,13 @@ class Access:
 
 
 def load(control: str | None, credentials: str | None, strings: Mapping[str, str]) -> Access:
-    """``strings`` is the environment. Flags (the first two) win over it, and it over the config file."""
+    """Resolve the settings; AccessError if they cannot be used.
+
+    Args:
+        control: the flag ``--control``, or None.
+        credentials: the flag ``--credentials``, or None.
+        strings: the environment.
+    """
     base = strings.get("XDG_CONFIG_HOME") or (f"{strings['HOME']}/.config" if strings.get("HOME") else "")
     path = Path(base) / CONFIG_FILE if base else None
     settings = _file(path) if path is not None and path.is_file() else {}

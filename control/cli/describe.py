@@ -24,7 +24,7 @@ Lines = tuple[str, list[str]]
 @namespace_option
 @click.pass_obj
 def describe(client: Client, kind: Kind[Any], name: str, namespace: str | None) -> None:
-    """Everything about one resource, and the resources that it relates to."""
+    """Show one resource and the resources that it relates to."""
     item = find(client, kind, name, namespace)
     tables.write_yaml([item])
     for title, lines in Description(client, kind, item).sections():
@@ -43,7 +43,7 @@ class Description:
         self._namespace = _namespace(item)
 
     def sections(self) -> Iterator[Lines]:
-        """The kind's own, then those who refer to the resource or select it, then those that it selects."""
+        """The kind's own sections, then the resources that refer to this one, that select it, and that it selects."""
         for section in self._kind.sections:
             yield section.title, section.lines(self._item, self)
         for other in KINDS:

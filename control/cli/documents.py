@@ -1,4 +1,4 @@
-"""Files of objects: YAML with several documents, each remembered with the place it came from."""
+"""Files of objects: YAML with several documents, each with its place for messages."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ class Document:
 
     @property
     def place(self) -> str:
-        """For messages."""
+        """``mesh.yaml, document 2``."""
         return f"{self.source}, document {self.number}"
 
 
 def read(paths: tuple[str, ...], stdin: TextIO) -> list[Document]:
-    """Every document of the files, in order; of a directory every YAML or JSON file by name; ``-`` is standard
-    input."""
+    """Read every document of the files, in order; DocumentError names the place that cannot be read.
+
+    A directory stands for its YAML and JSON files by name, ``-`` for standard input.
+    """
     documents: list[Document] = []
     for path in paths:
         if path == "-":
@@ -86,7 +88,7 @@ def _parse(source: str, text: str) -> list[Document]:
 
 
 def _check_json(value: Any, place: str) -> None:
-    """YAML knows values that JSON has no words for: .nan, !!binary, !!set."""
+    """Refuse YAML values that JSON cannot express: .nan, !!binary, !!set."""
     try:
         json.dumps(value, allow_nan=False)
     except (ValueError, TypeError) as error:

@@ -48,7 +48,7 @@ for _command in (
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-    """The console script; both parameters are for tests."""
+    """Run the console script; both parameters are for tests."""
     options = {} if environment is None else {ENVIRONMENT: environment}
     try:
         with meshctl.make_context("meshctl", list(sys.argv[1:] if arguments is None else arguments)) as context:
@@ -66,6 +66,6 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output went away; nothing is left to say, not even by the interpreter's own flush.
+        # The reader of our output closed it. Without /dev/null the interpreter's own flush would fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -14,7 +14,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(text: str) -> float:
-    """``90``, ``90s``, ``15m``, ``24h`` or ``7d`` in seconds; click's usage error otherwise."""
+    """Parse ``90``, ``90s``, ``15m``, ``24h`` or ``7d`` to seconds; click's usage error otherwise."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     if not number.isascii() or not number.replace(".", "", 1).isdigit():
         raise click.BadParameter(
@@ -30,7 +30,7 @@ def token() -> None:
 
 @token.command("create")
 @click.option("--node", required=True, help="The node (its resource must exist).")
-@click.option("--ttl", default="1h", show_default=True, help="How long it is good, such as 15m, 24h.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is valid, such as 15m, 24h.")
 @click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text")
 @click.pass_obj
 def create(client: Client, node: str, ttl: str, output: str) -> None:
@@ -46,7 +46,7 @@ def create(client: Client, node: str, ttl: str, output: str) -> None:
 @click.option("-o", "--output", type=click.Choice(("table", "json", "yaml")), default="table")
 @click.pass_obj
 def list_(client: Client, output: str) -> None:
-    """Tokens that are remembered, without their secrets."""
+    """List tokens, without their secrets."""
     items = client.get("/v1/tokens")["items"]
     if output != "table":
         tables.write(items, output)
@@ -69,7 +69,7 @@ def list_(client: Client, output: str) -> None:
 @click.argument("identifier")
 @click.pass_obj
 def revoke(client: Client, identifier: str) -> None:
-    """Forget a token; nobody can join with it any more."""
+    """Revoke a token: no node can join with it any more."""
     client.delete(f"/v1/tokens/{identifier}")
     click.echo(f"token {identifier} revoked")
 
@@ -78,7 +78,7 @@ def revoke(client: Client, identifier: str) -> None:
 @click.option("-o", "--output", type=click.Choice(("table", "json", "yaml")), default="table")
 @click.pass_obj
 def status(client: Client, output: str) -> None:
-    """Control, and how far each node's agent is."""
+    """Show control and the revision of each node's agent."""
     control, nodes = client.get("/v1/status"), client.get("/v1/nodes/status")
     if output != "table":
         tables.write({"control": control, "nodes": nodes}, output)

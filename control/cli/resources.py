@@ -52,13 +52,13 @@ def apply(client: Client, files: tuple[str, ...], dry_run: bool) -> None:
     try:
         answer = client.post("/v1/apply", {"objects": [d.value for d in found], "dryRun": dry_run})
     except ControlError as error:
-        raise _located(error, found) from error
+        raise _with_places(error, found) from error
     for result in answer["results"]:
         click.echo(f"{_ref(result)} {result['action']}{' (dry run)' if dry_run else ''}")
 
 
-def _located(error: ControlError, found: list[documents.Document]) -> ControlError:
-    """The same error, by file and document instead of by number in the request."""
+def _with_places(error: ControlError, found: list[documents.Document]) -> ControlError:
+    """Replace numbers in the request by file and document."""
     if not error.faults:
         return error
     lines = []
@@ -103,7 +103,10 @@ def get(
 
 
 def find(client: Client, kind: Kind[Any], name: str, namespace: str | None) -> Object:
-    """One resource, by ``name`` or ``namespace/name``; without a namespace that of ``default``, else the only one."""
+    """Return one resource by ``name`` or ``namespace/name``.
+
+    Without a namespace: the one of ``default``, else the only one of that name; ControlError if there are several.
+    """
     namespace, name = split(kind, name, namespace)
     try:
         found: Object = client.get(kind.path(namespace or DEFAULT_NAMESPACE, name))
@@ -122,7 +125,7 @@ def find(client: Client, kind: Kind[Any], name: str, namespace: str | None) -> O
 
 
 def split(kind: Kind[Any], name: str, namespace: str | None) -> tuple[str | None, str]:
-    """(namespace, name) of ``shop/web``, which is how this tool prints them."""
+    """Split ``shop/web``, as this tool prints names, into (namespace, name)."""
     if kind.namespaced and namespace is None and "/" in name:
         namespace, _, name = name.partition("/")
     return namespace, name
@@ -181,7 +184,7 @@ def delete(
     try:
         answer = client.post("/v1/delete", {"objects": objects, "ignoreMissing": ignore_missing})
     except ControlError as error:
-        raise (_located(error, found) if found else error) from error
+        raise (_with_places(error, found) if found else error) from error
     for result in answer["results"]:
         click.echo(f"{_ref(result)} deleted")
 

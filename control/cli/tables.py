@@ -1,32 +1,28 @@
-"""Output: plain aligned tables, JSON, YAML. Colours only on a terminal."""
+"""The output of meshctl: the one printer of tables, and JSON and YAML."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
+import click
 import yaml
-from rich.console import Console
-from rich.text import Text
 
-GAP = 3
+GAP = "   "
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
-    """Columns aligned with blanks, like every other such tool, so that ``awk`` and people can read it."""
-    stream = out or sys.stdout
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    console = Console(file=stream, highlight=False, soft_wrap=True)
-    for number, row in enumerate((header, *rows)):
-        line = (" " * GAP).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        # Text, not markup: names may hold brackets.
-        console.print(Text(line, style="bold" if number == 0 else ""))
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns aligned with blanks, for people and ``awk``; the header is bold on a terminal."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        text = GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        click.echo(click.style(text, bold=True) if number == 0 else text)
 
 
 def write(value: Any, output: str) -> None:
-    """For programs: ``json`` or ``yaml``."""
+    """Print one value as ``json`` or ``yaml``."""
     if output == "json":
         write_json(value)
     else:
@@ -34,17 +30,17 @@ def write(value: Any, output: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Indented, keys as they came."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print indented JSON, keys in their order."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write_yaml(values: Sequence[Any]) -> None:
-    """One document each."""
-    print(yaml.safe_dump_all(values, sort_keys=False, allow_unicode=True, default_flow_style=False), end="")
+    """Print each value as a YAML document."""
+    click.echo(yaml.safe_dump_all(values, sort_keys=False, allow_unicode=True, default_flow_style=False), nl=False)
 
 
 def age(seconds: float) -> str:
-    """``42s``, ``5m``, ``3h``, ``9d``."""
+    """``42s``, ``5m``, ``3h`` or ``9d``."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"

@@ -14,10 +14,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from control.kinds.base import cells
 from control.kinds.base.fields import MAX_LIST, Name, PortText
-from control.kinds.base.istio import SECURITY_API_VERSIONS, TARGET_REFS
+from control.kinds.base.istio import SECURITY_API_VERSIONS, TARGET_REFS, WithSelector
 from control.kinds.base.kind import Kind, Refinement, View
 from control.kinds.base.mesh import Mesh
-from control.kinds.base.model import API_VERSION, LabelSelector, Model, Resource
+from control.kinds.base.model import API_VERSION, Model, Resource
 from control.kinds.base.relations import Object, Selector
 from control.wire import discovery as wire
 from control.wire.discovery import Action
@@ -129,10 +129,9 @@ class RuleSpec(Model):
     to: Annotated[tuple[ToSpec, ...] | None, Field(min_length=1, max_length=MAX_LIST)] = None
 
 
-class AuthorizationPolicySpec(Model):
+class AuthorizationPolicySpec(WithSelector):
     """Whom, what to do, when."""
 
-    selector: LabelSelector | None = None
     action: Action = Action.ALLOW
     rules: Annotated[tuple[RuleSpec, ...], Field(max_length=MAX_LIST)] = ()
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from control.kinds.base import cells
-from control.kinds.base.istio import TARGET_REFS, by_precedence
+from control.kinds.base.istio import TARGET_REFS, WithSelector, by_precedence
 from control.kinds.base.kind import Kind, Refinement, View
-from control.kinds.base.model import LabelSelector, Model, Resource
+from control.kinds.base.model import Resource
 from control.kinds.base.relations import Object, Reach, Selector
 from control.wire.discovery import EgressMode, Workload
 
 
-class EgressPolicySpec(Model):
+class EgressPolicySpec(WithSelector):
     """Where the workloads that it selects may go."""
 
-    selector: LabelSelector | None = None
     mode: Literal["ALLOW_ANY", "REGISTRY_ONLY"]
 
 

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from control.kinds.base import cells
 from control.kinds.base.fields import MAX_LIST, PortText
-from control.kinds.base.istio import SECURITY_API_VERSIONS, TARGET_REFS, by_precedence
+from control.kinds.base.istio import SECURITY_API_VERSIONS, TARGET_REFS, WithSelector, by_precedence
 from control.kinds.base.kind import Kind, Refinement, View
-from control.kinds.base.model import API_VERSION, LabelSelector, Model, Resource
+from control.kinds.base.model import API_VERSION, Model, Resource
 from control.kinds.base.relations import Object, Reach, Selector
 from control.wire.discovery import MtlsMode, Workload
 
@@ -26,13 +26,12 @@ class MtlsSpec(Model):
     mode: Literal["UNSET", "STRICT", "PERMISSIVE", "DISABLE"] = "UNSET"
 
 
-class PeerAuthenticationSpec(Model):
+class PeerAuthenticationSpec(WithSelector):
     """How plaintext from outside the mesh is met by the workloads it selects."""
 
-    selector: LabelSelector | None = None
     mtls: MtlsSpec = MtlsSpec()
     port_level_mtls: Annotated[dict[PortText, MtlsSpec], Field(max_length=MAX_LIST)] = Field(default_factory=dict)
-    """By the workload's own (target) port; what is UNSET there has the workload's mode."""
+    """By the workload's own (target) port; a port that is UNSET has the workload's mode."""
 
     @model_validator(mode="after")
     def _ports_belong_to_workloads(self) -> PeerAuthenticationSpec:

@@ -7,13 +7,14 @@ from typing import Any, cast
 
 from control.kinds.base.kind import Kind
 from control.kinds.base.model import Key, Resource, Spec
-from control.kinds.base.relations import Labels, Selector, matches
+from control.kinds.base.relations import Labels, Reach, Selector, matches
 from control.kinds.known import KINDS
 from control.wire.ids import ROOT_NAMESPACE
 
 Label = tuple[str, str, str]
 """(namespace, label, value); label and value are empty for a selector without labels."""
-Index = dict[Label, list[Resource[Any]]]
+LabelIndex = dict[Label, list[Resource[Any]]]
+SelectorIndex = dict[Label, list[tuple[Labels, Resource[Any]]]]
 
 
 class Catalogue:
@@ -25,8 +26,8 @@ class Catalogue:
         self._sorted: dict[str, list[Resource[Any]]] = {}
         for key in sorted(self._by_key):
             self._sorted.setdefault(key[0], []).append(self._by_key[key])
-        self._labels: dict[str, Index] = {}
-        self._selectors: dict[str, Index] = {}
+        self._labels: dict[str, LabelIndex] = {}
+        self._selectors: dict[str, SelectorIndex] = {}
 
     def with_changes(self, put: Iterable[Resource[Any]], removed: Iterable[Key] = ()) -> Catalogue:
         """Another catalogue, as it would be."""
@@ -51,18 +52,24 @@ class Catalogue:
 
     def selecting(self, kind: Kind[Spec], target: Resource[Any]) -> list[Resource[Spec]]:
         """The resources of ``kind`` whose selector selects ``target``, sorted by namespace and name."""
-        selector, labels = kind.selector, target.labels
+        selector = kind.selector
         if selector is None or selector.kind != target.kind:
             return []
         index = self._selector_index(kind, selector)
-        found = {
-            resource.key: resource
-            for namespace in {target.namespace, ROOT_NAMESPACE}
+        if not index:
+            return []
+        namespace, labels = target.namespace, target.labels
+        homes = [namespace]
+        if selector.reach is not Reach.NAMESPACE and namespace != ROOT_NAMESPACE:
+            homes.append(ROOT_NAMESPACE)
+        found = [
+            resource
+            for home in homes
             for label, value in (("", ""), *labels.items())
-            for resource in index.get((namespace, label, value), ())
-            if selector.selects(namespace, selector.wanted(resource), target.namespace, labels)
-        }
-        return [found[key] for key in sorted(found)]
+            for wanted, resource in index.get((home, label, value), ())
+            if selector.selects(home, wanted, namespace, labels)
+        ]
+        return sorted(found, key=lambda resource: resource.key) if len(found) > 1 else found
 
     def selected(self, source: Resource[Any], kind: Kind[Spec]) -> list[Resource[Spec]]:
         """The resources of ``kind`` that the selector of ``source`` selects, sorted by namespace and name."""
@@ -84,7 +91,7 @@ class Catalogue:
             if kind.virtual_addresses is not None:
                 yield from ((address, r) for r in self.of(kind) for address in kind.virtual_addresses(r))
 
-    def _label_index(self, kind: Kind[Any]) -> Index:
+    def _label_index(self, kind: Kind[Any]) -> LabelIndex:
         index = self._labels.get(kind.name)
         if index is None:
             index = {}
@@ -94,16 +101,14 @@ class Catalogue:
             self._labels[kind.name] = index
         return index
 
-    def _selector_index(self, kind: Kind[Any], selector: Selector) -> Index:
+    def _selector_index(self, kind: Kind[Any], selector: Selector) -> SelectorIndex:
         index = self._selectors.get(kind.name)
         if index is None:
             index = {}
             for resource in self.of(kind):
-                index.setdefault((resource.namespace, *_lookup_label(selector.wanted(resource))), []).append(resource)
+                wanted = selector.wanted(resource)
+                # A selected resource has every label of the selector, so an index by one of them finds it.
+                label, value = min(wanted.items(), default=("", ""))
+                index.setdefault((resource.namespace, label, value), []).append((wanted, resource))
             self._selectors[kind.name] = index
         return index
-
-
-def _lookup_label(wanted: Labels) -> tuple[str, str]:
-    # Each selected resource has every label of the selector, so an index by one of them finds it.
-    return min(wanted.items(), default=("", ""))

@@ -40,14 +40,17 @@ class BusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object of a request."""
+    """The result for one object of a request."""
 
     action: Literal["created", "configured", "unchanged", "deleted"]
     resource: Resource[Any]
 
 
 class Registry:
-    """The one way to the resources. Safe for threads. ``domain``: names below it are the mesh's own."""
+    """The resources of the mesh; all writes pass through here. Safe for threads.
+
+    ``domain`` is the DNS suffix of the mesh's own services.
+    """
 
     def __init__(self, store: Store, clock: Clock, domain: str = DEFAULT_DOMAIN) -> None:
         self._store = store
@@ -67,7 +70,7 @@ class Registry:
         return self._store.revision
 
     def catalogue(self) -> Catalogue:
-        """Everything, as of one revision."""
+        """Read all resources as of one revision."""
         found = self._store.range(PREFIX)
         with self._lock:
             resources = [self._resource(item) for item in found.items]
@@ -75,7 +78,7 @@ class Registry:
         return Catalogue(resources, found.revision)
 
     def get(self, kind: str, namespace: str, name: str) -> Resource[Any]:
-        """One resource, or Missing."""
+        """Return one resource; Missing if it does not exist."""
         named = is_dns_label(name) and (not KINDS[kind].namespaced or is_dns_label(namespace))
         item = self._store.get(store_key((kind, namespace, name))) if named else None
         if item is None:
@@ -83,7 +86,7 @@ class Registry:
         return read(item)
 
     def apply(self, values: Sequence[Any], *, dry_run: bool = False) -> list[Outcome]:
-        """Create or update all of them in one transaction; Invalid or Stale says why nothing was done."""
+        """Create or update all of them in one transaction, or none: Invalid or Stale says why."""
         wanted = _parse_all(values)
         for _ in range(MAX_ATTEMPTS):
             try:
@@ -155,7 +158,7 @@ class Registry:
         return (0, 0) if item is None else (item.mod_revision, int(json.loads(item.value)["nextAddress"]))
 
     def _merge(self, resource: Resource[Any], present: Resource[Any] | None) -> Resource[Any]:
-        """With the server's own fields: kept from what is there, or new."""
+        """Set the server's own fields: as they are stored, or new."""
         created = present.metadata.creation_timestamp if present else _timestamp(self._clock())
         update = {
             "uid": present.metadata.uid if present else None,

@@ -12,34 +12,33 @@ ReadLog = Callable[[str, int, int], tuple[int, Sequence[Commit]]]
 """(prefix, after, limit of commits) -> (revision read up to, commits that touched the prefix); may raise Compacted."""
 
 
-class Bell:
-    """Rings at every commit; waiting for a revision that already passed does not wait."""
+class CommitSignal:
+    """Wakes waiters at every commit; a wait for a revision that is already committed returns at once."""
 
     def __init__(self, revision: int) -> None:
         self._condition = threading.Condition()
         self._revision = revision
         self._closed = False
 
-    def ring(self, revision: int) -> None:
-        """A commit with this revision can be read now."""
+    def notify(self, revision: int) -> None:
+        """Announce that a commit with this revision can be read."""
         with self._condition:
             self._revision = max(self._revision, revision)
             self._condition.notify_all()
 
     def close(self) -> None:
-        """The store is closed: nobody waits any longer."""
+        """Release all waiters for good."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
 
-    def wake(self) -> None:
-        """Make waiters look at their own state."""
+    def recheck(self) -> None:
+        """Make waiters evaluate their ``stopped`` again."""
         with self._condition:
             self._condition.notify_all()
 
-    def wait_past(self, revision: int, timeout: float, stopped: Callable[[], bool]) -> bool:
-        """Whether there is a commit after ``revision`` (True) or time is up, the store closed, or ``stopped()``
-        (False)."""
+    def wait_after(self, revision: int, timeout: float, stopped: Callable[[], bool]) -> bool:
+        """Wait for a commit after ``revision``; False when time is up, the store is closed, or ``stopped()`` holds."""
         with self._condition:
             self._condition.wait_for(lambda: self._closed or stopped() or self._revision > revision, timeout)
             return self._revision > revision and not self._closed and not stopped()
@@ -48,8 +47,8 @@ class Bell:
 class FollowingWatch:
     """A ``base.Watch`` over a log."""
 
-    def __init__(self, bell: Bell, read: ReadLog, prefix: str, after: int) -> None:
-        self._bell = bell
+    def __init__(self, committed: CommitSignal, read: ReadLog, prefix: str, after: int) -> None:
+        self._committed = committed
         self._read = read
         self._prefix = prefix
         self._after = after
@@ -60,11 +59,11 @@ class FollowingWatch:
         return self._after
 
     def poll(self, timeout: float) -> Sequence[Commit]:
-        if self._closed or not self._bell.wait_past(self._after, timeout, lambda: self._closed):
+        if self._closed or not self._committed.wait_after(self._after, timeout, lambda: self._closed):
             return ()
         self._after, commits = self._read(self._prefix, self._after, MAX_COMMITS_PER_POLL)
         return commits
 
     def close(self) -> None:
         self._closed = True
-        self._bell.wake()
+        self._committed.recheck()

@@ -23,7 +23,7 @@ from control.store.base import (
     check_key,
     check_operations,
 )
-from control.store.following import Bell, FollowingWatch
+from control.store.following import CommitSignal, FollowingWatch
 
 
 class MemoryStore:
@@ -39,7 +39,7 @@ class MemoryStore:
         self._commits: list[Commit] = []
         self._leases: dict[int, Lease] = {}
         self._last_lease = 0
-        self._bell = Bell(0)
+        self._committed = CommitSignal(0)
 
     @property
     def instance(self) -> str:
@@ -82,7 +82,7 @@ class MemoryStore:
         with self._lock:
             if after < self._compacted:
                 raise Compacted(self._compacted)
-            return FollowingWatch(self._bell, self._log, prefix, after)
+            return FollowingWatch(self._committed, self._log, prefix, after)
 
     def compact(self, revision: int) -> None:
         with self._lock:
@@ -127,7 +127,7 @@ class MemoryStore:
             return len(over)
 
     def close(self) -> None:
-        self._bell.close()
+        self._committed.close()
 
     def _at(self, key: str, revision: int) -> KeyValue | None:
         current = None
@@ -161,7 +161,7 @@ class MemoryStore:
         if events:
             self._revision = revision
             self._commits.append(Commit(revision=revision, events=tuple(events)))
-            self._bell.ring(revision)
+            self._committed.notify(revision)
         return self._revision
 
     def _log(self, prefix: str, after: int, limit: int) -> tuple[int, Sequence[Commit]]:

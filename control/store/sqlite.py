@@ -35,7 +35,7 @@ from control.store.base import (
     check_key,
     check_operations,
 )
-from control.store.following import Bell, FollowingWatch
+from control.store.following import CommitSignal, FollowingWatch
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -97,7 +97,7 @@ class SqliteStore:
         except UnavailableError:
             self._db.close()
             raise
-        self._bell = Bell(self.revision)
+        self._committed = CommitSignal(self.revision)
 
     def _open(self, path: Path) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -159,7 +159,7 @@ class SqliteStore:
         with self._lock:
             if after < self._compacted:
                 raise Compacted(self._compacted)
-            return FollowingWatch(self._bell, self._log, prefix, after)
+            return FollowingWatch(self._committed, self._log, prefix, after)
 
     def compact(self, revision: int) -> None:
         with self._writing():
@@ -202,7 +202,7 @@ class SqliteStore:
         return ended
 
     def close(self) -> None:
-        self._bell.close()
+        self._committed.close()
         with self._lock:
             self._db.close()
 
@@ -230,7 +230,7 @@ class SqliteStore:
                 raise
             after = self.revision
         if after > before:
-            self._bell.ring(after)
+            self._committed.notify(after)
 
     def _latest(self, key: str) -> tuple[KeyValue | None, int]:
         """The key now, and the revision of its newest row (a deletion is one too); 0: there is none."""

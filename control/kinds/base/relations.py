@@ -112,4 +112,4 @@ class Selector:
 
 def matches(wanted: Labels, labels: Labels) -> bool:
     """Whether ``labels`` hold all the wanted ones."""
-    return all(labels.get(key) == value for key, value in wanted.items())
+    return wanted.items() <= labels.items()
