@@ -34,9 +34,9 @@ class MeshConfigSpec(Model):
     """Defaults, and switches for everybody."""
 
     splice: Annotated[bool, Field(strict=True)] = True
-    """False: no same-node flow of the mesh is joined in the kernel, whatever workloads and services say."""
+    """False: no same-node flow of the mesh is joined in the kernel, whatever the labels of workloads and services."""
     idle_timeout: Duration = "off"
-    """For flows about which neither service nor workload says anything."""
+    """For flows whose service and workload set none."""
 
 
 def _name_fault(name: str) -> str | None:

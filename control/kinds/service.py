@@ -51,7 +51,7 @@ class ServicePortSpec(Model):
 
     @property
     def label(self) -> str:
-        """Its name, given or made from protocol and port."""
+        """Its name, or one made from protocol and port."""
         return self.name or f"{self.app_protocol}-{self.port}"
 
 

@@ -54,7 +54,7 @@ def check_host(text: str) -> str:
 
 
 def check_endpoint(text: str) -> str:
-    """Where a host is reached: an address, or another name (``resolution: DNS``)."""
+    """An address at which a host is reached, or another name (``resolution: DNS``)."""
     return check_mesh_address(text) if _is_address(text) else check_host(text)
 
 
@@ -76,7 +76,7 @@ class EntryPort(Model):
     name: Name
     protocol: Literal["TCP", "TLS", "HTTP", "HTTPS"] = "TCP"
     target_port: Port | None = None
-    """Where the endpoints listen that name no port of their own; the same, if not given."""
+    """The port at endpoints that name none of their own; by default the same."""
 
     @property
     def app_protocol(self) -> AppProtocol:
@@ -92,7 +92,7 @@ class EntryEndpoint(Model):
 
     @property
     def is_address(self) -> bool:
-        """Whether nothing has to be looked up."""
+        """Whether it needs no DNS lookup."""
         return _is_address(self.address)
 
 

@@ -38,7 +38,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.(service|scope|slice)\Z")
 
 
 def check_app_address(text: str) -> str:
-    """Where the node's own agent connects: loopback is welcome."""
+    """An address to which the node's own agent connects; it may be loopback."""
     address = ipaddress.ip_address(canonical_ip(text))
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"{text} is not an address to connect to")
@@ -74,14 +74,14 @@ def check_service_account(text: str) -> str:
 
 
 def check_container_id(text: str) -> str:
-    """As runtimes allow it: docker's and podman's are 64 hexadecimal digits, of which 12 are enough."""
+    """A container ID as runtimes write it; of Docker's and Podman's 64 hexadecimal digits 12 are enough."""
     if not _CONTAINER_ID.match(text):
         raise ValueError(f"{text[:80]!r} is not a container's id: letters, digits, '_', '.', '+' and '-' only")
     return text
 
 
 def check_container_labels(labels: dict[str, str]) -> dict[str, str]:
-    """Labels of containers are free text, within bounds."""
+    """Labels of containers: free text, within bounds."""
     for key, value in labels.items():
         if not key or len(key) > MAX_LABEL_CHARACTERS or len(value) > MAX_LABEL_CHARACTERS:
             raise ValueError(f"{key[:80]!r}: labels have a name, and at most {MAX_LABEL_CHARACTERS} characters")
@@ -89,7 +89,7 @@ def check_container_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 def check_pod_uid(text: str) -> str:
-    """As in metadata.uid of the pod; of a static pod, what its annotation kubernetes.io/config.hash says."""
+    """The pod's metadata.uid; for a static pod its annotation kubernetes.io/config.hash."""
     if not _POD_UID.match(text):
         raise ValueError(f"{text[:80]!r} is not a pod's UID, such as 0ba7f3c2-6a1e-4d1c-9f8e-2c1f3a4b5d6e")
     return text
@@ -113,7 +113,7 @@ class SelectorsSpec(Model):
     ] = Field(default_factory=dict)
     pod_uid: PodUid | None = None
     uid: Annotated[int, Field(ge=0, le=MAX_USER)] | None = None
-    """Only the processes of this user in that cgroup: where several services share one."""
+    """Only the processes of this user in that cgroup, for services that share one."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SelectorsSpec:
@@ -150,7 +150,7 @@ class WorkloadSpec(Model):
     app_address: Annotated[IpAddress, AfterValidator(check_app_address)] | None = None
     ports: TargetPorts = ()
     probe_ports: TargetPorts = ()
-    """Where health checks by programs of the node itself get in as they are, whatever PeerAuthentication says."""
+    """Ports that accept plaintext health checks from programs of the node, whatever PeerAuthentication says."""
     selectors: SelectorsSpec
 
 

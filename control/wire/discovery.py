@@ -1,4 +1,4 @@
-"""What an agent is told about the mesh: the read model, derived by control from the operators' resources.
+"""The read model that agents receive, derived by control from the operators' resources.
 
 Every object has a ``uid`` (stable, unique per kind). References between objects are uids. An object that refers to
 one which the reader does not hold is *incomplete*, never free of what it refers to: a workload names every policy that
@@ -232,7 +232,7 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationPolicy:
-    """An L4 policy as the agents evaluate it; which workloads it selects is told by the workloads."""
+    """An L4 policy as the agents evaluate it; each workload names the policies that select it."""
 
     KIND: ClassVar[str] = "policy"
     uid: str
