@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from control.wire.codec import DecodeError, decode, encode
 from control.wire.watch import Batch
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, NumberSample, Sample
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """A snapshot of a large mesh is the largest message; more than this is a defect, not a message."""
@@ -192,20 +194,29 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One series of a metric at one time; the sum over workers is what is exported."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """The answer to Collect."""
+    """The answer to Collect: the worker's metrics, by kind."""
 
     number: int
-    samples: tuple[Sample, ...]
+    counters: tuple[CounterSample, ...] = ()
+    gauges: tuple[GaugeSample, ...] = ()
+    histograms: tuple[HistogramSample, ...] = ()
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All of them."""
+        return (*self.counters, *self.gauges, *self.histograms)
+
+
+def collected(number: int, samples: Iterable[Sample]) -> Collected:
+    """The message with these samples."""
+    found = tuple(samples)
+    return Collected(
+        number=number,
+        counters=tuple(item for item in found if isinstance(item, CounterSample)),
+        gauges=tuple(item for item in found if isinstance(item, GaugeSample)),
+        histograms=tuple(item for item in found if isinstance(item, HistogramSample)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,10 +277,20 @@ def pack(message: Message) -> bytes:
 def _fields(message: Message) -> dict[str, Any]:
     if isinstance(message, Collected):
         # thousands of samples, packed by a worker that carries connections meanwhile: no walk through their labels
-        samples = [{"name": item.name, "labels": item.labels, "value": item.value} for item in message.samples]
-        return {"number": message.number, "samples": samples}
+        return {
+            "number": message.number,
+            "counters": [_number(item) for item in message.counters],
+            "gauges": [_number(item) for item in message.gauges],
+            "histograms": [
+                {"name": item.name, "labels": item.labels, "value": encode(item.value)} for item in message.histograms
+            ],
+        }
     fields: dict[str, Any] = encode(message)
     return fields
+
+
+def _number(sample: NumberSample) -> dict[str, Any]:
+    return {"name": sample.name, "labels": sample.labels, "value": sample.value}
 
 
 class Unpacker:

@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol
 
 from control.wire.discovery import EgressMode, Workload
 from nodeagent.capture.egress import Refused, Times
-from nodeagent.channel import Sample
 from nodeagent.loader.egress import EgressCounts
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log, NoLog
 from nodeagent.telemetry.flow import FlowRecord, Reporter
+from nodeagent.telemetry.metrics import ERRORS
+from nodeagent.telemetry.samples import CounterSample
 
 LOOK_SECONDS = 1.0
 """What was refused is in the access log after at most this, a line for each destination."""
@@ -28,7 +29,6 @@ MAX_LINES = 10
 MAX_SHOWN = 20
 """Destinations in ``status``, the most recent first."""
 METRIC = "nodemesh_egress_total"
-ERRORS = "nodemesh_errors_total"
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Egress:
         for uid, items in fresh.items():
             self._tell(self._state.workload(uid), items)
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[CounterSample]:
         """Of each workload that left the mesh or wanted to, and the errors among them."""
         for cgroup in self._cgroups or {}:
             self._count(cgroup)
@@ -114,11 +114,11 @@ class Egress:
             for field in EgressCounts._fields:
                 protocol, _, outcome = field.partition("_")
                 said = {**labels, "protocol": protocol, "outcome": outcome}
-                found.append(Sample(name=METRIC, labels=said, value=counts[field]))
+                found.append(CounterSample(name=METRIC, labels=said, value=counts[field]))
         if self._errors:
             reason = Reason.EGRESS_REFUSED
             labels = {"reason": reason.code, "fault": reason.value.fault.value}
-            found.append(Sample(name=ERRORS, labels=labels, value=self._errors))
+            found.append(CounterSample(name=ERRORS, labels=labels, value=self._errors))
         return found
 
     def document(self) -> dict[str, Any]:

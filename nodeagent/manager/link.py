@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 from nodeagent.channel import ChannelError, Load, Message, NamespaceState, Unpacker, pack
+from nodeagent.telemetry.histogram import SampleError
 
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
 """What a worker may leave unread; one that does not keep up is ended, and starts again from a snapshot."""
@@ -44,7 +45,7 @@ class WorkerLink(asyncio.Protocol):
         try:
             for message in self._unpacker.feed(data):
                 self._on_message(self, message)
-        except ChannelError as error:
+        except (ChannelError, SampleError) as error:
             logger.error("worker %d sent what is no message and is ended: %s", self.index, error)
             self.abort()
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nodeagent.channel import Sample
 from nodeagent.loader.errors import LoaderError
 from nodeagent.splice import selftest_run
 from nodeagent.splice.controller import SpliceController
 from nodeagent.splice.selftest import SelfTest
 from nodeagent.splice.selftest_run import SelfTestRun
 from nodeagent.state.view import NodeState
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, NumberSample
 
 START_SECONDS = 5.0
 """How long the agent's start waits for the self-test. One that takes longer goes on while flows are relayed."""
@@ -234,21 +234,22 @@ class NodeSplice:
                     row["relayed_because"] = self.reason
         return document
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[NumberSample]:
         """Whether flows are spliced, and what the programs counted."""
-        samples = [
-            Sample(name="nodemesh_splice_on", labels={}, value=float(not self.reason)),
-            Sample(name="nodemesh_splice_excluded_workloads", labels={}, value=len(self._excluded)),
+        samples: list[NumberSample] = [
+            GaugeSample(name="nodemesh_splice_on", labels={}, value=float(not self.reason)),
+            GaugeSample(name="nodemesh_splice_excluded_workloads", labels={}, value=len(self._excluded)),
         ]
         if self._controller is not None:
-            samples.append(Sample(name="nodemesh_splice_queued_bytes", labels={}, value=self._controller.queued()))
+            queued = self._controller.queued()
+            samples.append(GaugeSample(name="nodemesh_splice_queued_bytes", labels={}, value=queued))
             samples += [
-                Sample(name="nodemesh_splice_total", labels={"event": name}, value=count)
+                CounterSample(name="nodemesh_splice_total", labels={"event": name}, value=count)
                 for name, count in self._controller.counters().items()
             ]
         for item in self._found.items if self._found is not None else ():
             labels = {"item": item.name, "result": item.result.value}
-            samples.append(Sample(name="nodemesh_splice_self_test", labels=labels, value=1.0))
+            samples.append(GaugeSample(name="nodemesh_splice_self_test", labels=labels, value=1.0))
         return samples
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from control.wire.codec import encode
 from control.wire.governed import CAPTURE_LABEL
 from nodeagent.capture.controller import CaptureStatus
-from nodeagent.channel import Sample
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Status
 from nodeagent.manager.hub import Hub
@@ -23,48 +22,52 @@ from nodeagent.manager.svids import SvidKeeper
 from nodeagent.policy.plaintext import effective_mode
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
+from nodeagent.telemetry.metrics import ERRORS
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, NumberSample, Sample
 
 SECRET_SETTINGS = ("token",)
 _WORD_ENDS = re.compile(r"[ ,;]|: ?")
 
 
-def svid_samples(keeper: SvidKeeper) -> list[Sample]:
+def svid_samples(keeper: SvidKeeper) -> list[NumberSample]:
     """Expiry, renewals and failures of each identity."""
-    samples = []
+    samples: list[NumberSample] = []
     for status in keeper.statuses():
         labels = {"identity": status.identity}
         if status.expires is not None:
-            samples.append(Sample(name="nodemesh_svid_expiry_timestamp_seconds", labels=labels, value=status.expires))
+            expiry = GaugeSample(name="nodemesh_svid_expiry_timestamp_seconds", labels=labels, value=status.expires)
+            samples.append(expiry)
         renewals, failures = keeper.renewals.get(status.identity, 0), keeper.failures.get(status.identity, 0)
-        samples.append(Sample(name="nodemesh_svid_renewals_total", labels=labels, value=renewals))
-        samples.append(Sample(name="nodemesh_svid_failures_total", labels=labels, value=failures))
+        samples.append(CounterSample(name="nodemesh_svid_renewals_total", labels=labels, value=renewals))
+        samples.append(CounterSample(name="nodemesh_svid_failures_total", labels=labels, value=failures))
     return samples
 
 
-def membership_samples(membership: Membership) -> list[Sample]:
+def membership_samples(membership: Membership) -> list[GaugeSample]:
     """When the node's own certificate expires."""
     if membership.credential is None:
         return []
     expires = membership.credential.validity()[1].timestamp()
-    return [Sample(name="nodemesh_node_certificate_expiry_timestamp_seconds", labels={}, value=expires)]
+    return [GaugeSample(name="nodemesh_node_certificate_expiry_timestamp_seconds", labels={}, value=expires)]
 
 
-def plain_samples(values: Mapping[str, float]) -> list[Sample]:
-    """Series without labels."""
-    return [Sample(name=name, labels={}, value=value) for name, value in values.items()]
+def plain_gauges(values: Mapping[str, float]) -> list[GaugeSample]:
+    """Gauges without labels."""
+    return [GaugeSample(name=name, labels={}, value=value) for name, value in values.items()]
 
 
-def counter_samples(counters: Mapping[str, int]) -> list[Sample]:
+def counter_samples(counters: Mapping[str, int]) -> list[CounterSample]:
     """The BPF programs' counters."""
     return [
-        Sample(name="nodemesh_capture_total", labels={"reason": name}, value=value) for name, value in counters.items()
+        CounterSample(name="nodemesh_capture_total", labels={"reason": name}, value=value)
+        for name, value in counters.items()
     ]
 
 
 def errors_document(samples: Iterable[Sample]) -> list[dict[str, Any]]:
     """What went wrong with connections since the agent started, most frequent first, and what to do about it."""
     hints = {reason.code: reason.value.hint for reason in Reason}
-    found = [sample for sample in samples if sample.name == "nodemesh_errors_total"]
+    found = [sample for sample in samples if isinstance(sample, CounterSample) and sample.name == ERRORS]
     return [
         {
             "reason": sample.labels["reason"],

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from nodeagent.channel import Sample
 from nodeagent.manager.parts import Parts
 from nodeagent.report import facts
-from nodeagent.telemetry.aggregate import render
+from nodeagent.telemetry.exposition import render
+from nodeagent.telemetry.samples import CounterSample, NumberSample, Sample
 
 PRUNE_SECONDS = 60.0
 KERNEL = 0
@@ -23,27 +23,28 @@ class Samples:
         self._parts = parts
         self._next_prune = 0.0
 
-    def own(self) -> list[Sample]:
+    def own(self) -> list[NumberSample]:
         """What the manager itself knows."""
         parts = self._parts
-        samples = facts.plain_samples(
+        gauges = facts.plain_gauges(
             {
                 "nodemesh_watch_revision": parts.discovery.state.revision,
                 "nodemesh_control_connected": float(parts.follower.connected),
                 "nodemesh_workers": parts.hub.serving,
-                "nodemesh_worker_restarts_total": parts.supervisor.restarts,
                 "nodemesh_ready": float(parts.lifecycle.ready),
                 "nodemesh_network_namespaces": len(parts.namespaces) if parts.namespaces is not None else 0,
                 "nodemesh_enrolled_cgroups": len(parts.enroller.cgroups) if parts.enroller is not None else 0,
             }
         )
-        samples += facts.svid_samples(parts.keeper) + facts.membership_samples(parts.membership)
+        restarts = CounterSample(name="nodemesh_worker_restarts_total", labels={}, value=parts.supervisor.restarts)
+        samples: list[NumberSample] = [*gauges, restarts]
+        samples += [*facts.svid_samples(parts.keeper), *facts.membership_samples(parts.membership)]
         samples += parts.splice.samples()
         if parts.capture is not None:
             samples += facts.counter_samples(parts.capture.counters())
         if parts.old_connections is not None:
             samples += [
-                Sample(name="nodemesh_connections_reset_total", labels={"way": way}, value=count)
+                CounterSample(name="nodemesh_connections_reset_total", labels={"way": way}, value=count)
                 for way, count in parts.old_connections.counts.items()
             ]
         return samples

@@ -1,51 +1,21 @@
-"""What is exported: the sum of all workers' samples, and what dead workers had counted. A counter never goes
-backwards.
+"""Adds up the samples of all workers, and what dead workers had counted. A counter or histogram never goes backwards.
 
-Workers tell what changed; a series that a worker tells nothing of (idle, expired there, the worker dead) keeps its last
-value here, until the workload that it names is gone and nothing has added to it for RETIRED_SECONDS.
+Workers send what changed. A series that a worker does not mention (idle, expired in that worker, or the worker is dead)
+keeps its last value here, until the workload that it names is gone and nothing has added to it for RETIRED_SECONDS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from nodeagent.telemetry.histogram import Distribution, SampleError
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
-from nodeagent.channel import Sample
-
-COUNTER_SUFFIX = "_total"
 RETIRED_SECONDS = 3600.0
 """How long the last value of a gone workload's series is still exported."""
 
-HELP = {
-    "istio_tcp_connections_opened_total": "Connections established.",
-    "istio_tcp_connections_closed_total": "Established connections that ended; response_flags tells how.",
-    "istio_tcp_connections_failed_total": "Connections refused or not established; response_flags tells why.",
-    "istio_tcp_sent_bytes_total": "Response bytes: from the server to the client.",
-    "istio_tcp_received_bytes_total": "Request bytes: from the client to the server.",
-    "nodemesh_errors_total": "Connections and tunnels that ended with an error, by reason and whose move it is.",
-    "nodemesh_metric_series_dropped_total": "Connections not counted because a worker held too many series.",
-    "nodemesh_dns_messages_total": "DNS messages of workloads by what became of them.",
-    "nodemesh_access_log_dropped_total": "Access log lines lost because they could not be written fast enough.",
-    "nodemesh_capture_total": "What the BPF programs did with connections, by reason.",
-    "nodemesh_egress_total": "Connections and datagrams of workloads out of the mesh, by protocol, allowed or refused.",
-    "nodemesh_svid_expiry_timestamp_seconds": "When the SVID of an identity expires, seconds since 1970.",
-    "nodemesh_svid_renewals_total": "SVIDs issued to this node, by identity.",
-    "nodemesh_svid_failures_total": "Requests for an SVID that failed, by identity.",
-    "nodemesh_node_certificate_expiry_timestamp_seconds": "Expiry of the node's own certificate, seconds since 1970.",
-    "nodemesh_watch_revision": "Revision of the discovery state that the agent holds.",
-    "nodemesh_control_connected": "1 while the watch of control is open.",
-    "nodemesh_workers": "Worker processes that serve.",
-    "nodemesh_worker_restarts_total": "Worker processes that ended and were started again.",
-    "nodemesh_enrolled_cgroups": "Control groups whose connections are captured.",
-    "nodemesh_live_flows": "Connections that are open now.",
-    "nodemesh_tunnels": "Tunnels to and from other nodes that are open now.",
-    "nodemesh_ready": "1 if the agent is ready.",
-}
-
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
+Value = float | Distribution
 
 
 class Aggregate:
@@ -53,28 +23,35 @@ class Aggregate:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._workers: dict[int, dict[SeriesKey, float]] = {}
-        self._retired: dict[SeriesKey, float] = {}
+        self._workers: dict[int, dict[SeriesKey, Value]] = {}
+        self._retired: dict[SeriesKey, Value] = {}
         self._changed: dict[SeriesKey, float] = {}
         """When the sum changed last."""
+        self._kinds: dict[str, tuple[str, tuple[float, ...]]] = {}
+        """Name -> kind and, of a histogram, bounds, as in the first sample of that name."""
 
     def update(self, worker: int, samples: Iterable[Sample]) -> None:
-        """What a worker counts now, all of it or what changed; the rest is as it was told before."""
+        """Take a worker's current values, all of them or those that changed; the others keep their former values.
+
+        SampleError if a name comes with another kind or other buckets than before; earlier samples are in force then.
+        """
         known = self._workers.setdefault(worker, {})
         now = self._clock()
         for sample in samples:
-            key = _key(sample)
+            self._check(sample)
+            key = (sample.name, tuple(sorted(sample.labels.items())))
             former = known.get(key)
-            if former == sample.value:
+            value: Value = sample.value
+            if former == value:
                 continue
-            if former is not None and sample.value < former:
-                # the series expired there and began anew: what it had counted stays counted
+            if former is not None and not _continues(value, former):
+                # the series expired in the worker and began anew: its former count stays counted
                 self._retire(key, former)
-            known[key] = sample.value
+            known[key] = value
             self._changed[key] = now
 
     def retire(self, worker: int) -> None:
-        """The worker is dead: what it had counted stays counted; its gauges are gone."""
+        """The worker is dead: its counters and histograms stay counted, its gauges are gone."""
         for key, value in self._workers.pop(worker, {}).items():
             self._retire(key, value)
 
@@ -89,55 +66,45 @@ class Aggregate:
                 samples.pop(key, None)
 
     def samples(self) -> tuple[Sample, ...]:
-        """Every series, summed."""
+        """Every series, added up over the workers."""
         totals = dict(self._retired)
         for samples in self._workers.values():
             for key, value in samples.items():
-                totals[key] = totals.get(key, 0.0) + value
-        return tuple(Sample(name=name, labels=dict(labels), value=value) for (name, labels), value in totals.items())
+                former = totals.get(key)
+                totals[key] = value if former is None else _plus(former, value)
+        return tuple([self._sample(name, dict(labels), value) for (name, labels), value in totals.items()])
 
-    def _retire(self, key: SeriesKey, value: float) -> None:
-        if key[0].endswith(COUNTER_SUFFIX):
-            self._retired[key] = self._retired.get(key, 0.0) + value
+    def _check(self, sample: Sample) -> None:
+        bounds = sample.value.bounds if isinstance(sample, HistogramSample) else ()
+        shape = (type(sample).__name__, bounds)
+        known = self._kinds.setdefault(sample.name, shape)
+        if known != shape:
+            raise SampleError(f"{sample.name} was a {known[0]} {known[1]} before, and is a {shape[0]} {shape[1]} now")
 
+    def _sample(self, name: str, labels: dict[str, str], value: Value) -> Sample:
+        if isinstance(value, Distribution):
+            return HistogramSample(name=name, labels=labels, value=value)
+        if self._kinds[name][0] == CounterSample.__name__:
+            return CounterSample(name=name, labels=labels, value=value)
+        return GaugeSample(name=name, labels=labels, value=value)
 
-def _key(sample: Sample) -> SeriesKey:
-    return sample.name, tuple(sorted(sample.labels.items()))
-
-
-class SampleCollector:
-    """Samples as a collector of prometheus_client: one family for each name, counters by their suffix."""
-
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self._samples = tuple(samples)
-
-    def collect(self) -> Iterator[Metric]:
-        """The families, in order of their names."""
-        by_name: dict[str, list[Sample]] = {}
-        for sample in self._samples:
-            by_name.setdefault(sample.name, []).append(sample)
-        for name in sorted(by_name):
-            yield _family(name, by_name[name])
+    def _retire(self, key: SeriesKey, value: Value) -> None:
+        if self._kinds[key[0]][0] != GaugeSample.__name__:
+            former = self._retired.get(key)
+            self._retired[key] = value if former is None else _plus(former, value)
 
 
-def _family(name: str, samples: list[Sample]) -> Metric:
-    label_names = sorted({label for sample in samples for label in sample.labels})
-    text = HELP.get(name, "A metric of nodemesh.")
-    family: CounterMetricFamily | GaugeMetricFamily
-    if name.endswith(COUNTER_SUFFIX):
-        family = CounterMetricFamily(name.removesuffix(COUNTER_SUFFIX), text, labels=label_names)
-    else:
-        family = GaugeMetricFamily(name, text, labels=label_names)
-    for sample in samples:
-        family.add_metric([sample.labels.get(label, "") for label in label_names], sample.value)
-    return family
+def _plus(one: Value, other: Value) -> Value:
+    if isinstance(one, Distribution):
+        assert isinstance(other, Distribution), "checked when the sample came"
+        return one.plus(other)
+    assert not isinstance(other, Distribution), "checked when the sample came"
+    return one + other
 
 
-def render(samples: Iterable[Sample], accept: str = "") -> tuple[bytes, str]:
-    """The exposition of the samples and of this process: body and content type, as the scraper's Accept asks for."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    registry.register(SampleCollector(samples))
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry), content_type
+def _continues(value: Value, former: Value) -> bool:
+    if isinstance(value, Distribution):
+        assert isinstance(former, Distribution), "checked when the sample came"
+        return value.continues(former)
+    assert not isinstance(former, Distribution), "checked when the sample came"
+    return value >= former

@@ -1,4 +1,4 @@
-"""The metrics of one worker: Istio's TCP series counted from FlowRecords, and errors by reason. Single-threaded.
+"""The metrics of one worker: Istio's TCP series counted from FlowRecords, durations, errors by reason. One thread.
 
 ``opened`` once the connection is established end to end; ``closed`` once for every connection, established or not;
 ``report_live`` now and then for each open one, so that the bytes of a long-lived connection are counted while it
@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from control.wire.discovery import Service, Workload
-from nodeagent.channel import Sample
 from nodeagent.reasons import Reason
 from nodeagent.telemetry.flow import FlowRecord
+from nodeagent.telemetry.histogram import DURATION_BOUNDS, Histogram
 from nodeagent.telemetry.labels import NO_FLAG, label_set
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
 MAX_SERIES = 5_000
 """Label sets held at once. Connections of further ones are counted in ``nodemesh_metric_series_dropped_total`` only."""
 EXPIRY_SECONDS = 3600.0
-"""A series is dropped this long after its last use, if one of its workloads is gone: long enough for the last scrapes.
-"""
+"""A series is dropped this long after its last use if one of its workloads is gone: enough for the last scrapes."""
 
 OPENED = "istio_tcp_connections_opened_total"
 CLOSED = "istio_tcp_connections_closed_total"
@@ -29,8 +29,11 @@ SENT = "istio_tcp_sent_bytes_total"
 RECEIVED = "istio_tcp_received_bytes_total"
 ERRORS = "nodemesh_errors_total"
 DROPPED_SERIES = "nodemesh_metric_series_dropped_total"
+DURATION = "nodemesh_connection_duration_seconds"
 
 Key = tuple[str, str, str, str, str, str, str, str]
+SeriesName = tuple[str, tuple[tuple[str, str], ...]]
+"""A metric's name and its labels, sorted."""
 
 
 @dataclass(slots=True)
@@ -47,12 +50,12 @@ class _Series:
     received: int = 0
     live: int = 0
     news: bool = True
-    """Whether something was counted since the series was last told as news."""
+    """Whether something was counted since ``news`` last returned the series."""
     closed: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
 
     def describes(self, record: FlowRecord) -> bool:
-        """False if an object changed under its uid (labels edited): the cached label set is old then."""
+        """Whether the label set is that of the record's objects; not if one changed under its uid (labels edited)."""
         return (
             self.source is record.source and self.destination is record.destination and self.service is record.service
         )
@@ -78,11 +81,14 @@ class FlowMetrics:
         self._live: dict[tuple[int, str], _Live] = {}
         self._errors: dict[Reason, int] = {}
         self._gone: set[str] = set()
-        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._gauges: dict[SeriesName, float] = {}
+        self._counters: dict[SeriesName, float] = {}
+        self._histograms: dict[SeriesName, Histogram] = {}
+        self._durations: dict[str, Histogram] = {}
         self._dropped = 0
 
     def opened(self, record: FlowRecord) -> None:
-        """The connection is established: both ends are connected and policy permits it."""
+        """Count a connection that is established: both ends are connected and policy permits it."""
         series = self._series_of(record)
         self._live[record.flow_id, record.reporter] = _Live(series)
         if series is not None:
@@ -97,7 +103,7 @@ class FlowMetrics:
             self._count_bytes(live, record)
 
     def closed(self, record: FlowRecord) -> None:
-        """The connection is over; one that was never ``opened`` counts as failed. ``response_flags`` tells why."""
+        """Count the end of a connection; as failed if it was never ``opened``. ``response_flags`` says why."""
         if record.reason is not Reason.OK:
             self.error(record.reason)
         live = self._live.pop((record.flow_id, record.reporter), None)
@@ -108,6 +114,8 @@ class FlowMetrics:
                 series.failed[record.reason.flag] = series.failed.get(record.reason.flag, 0) + 1
             return
         self._count_bytes(live, record)
+        if record.ended is not None:
+            self._duration(record.reporter).observe(record.ended - record.started)
         if live.series is not None:
             series, flag = live.series, record.reason.flag
             series.news = True
@@ -120,43 +128,73 @@ class FlowMetrics:
         self._errors[reason] = self._errors.get(reason, 0) + 1
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
-        """Set a gauge, summed over workers; its name must not end in ``_total``."""
+        """Set a gauge; the manager adds it up over workers."""
         self._gauges[name, tuple(sorted(labels.items()))] = value
 
     def counter(self, name: str, value: float, **labels: str) -> None:
         """Export a count that somebody else keeps and that only grows; its name must end in ``_total``."""
-        self._gauges[name, tuple(sorted(labels.items()))] = value
+        self._counters[name, tuple(sorted(labels.items()))] = value
+
+    def histogram(self, name: str, bounds: tuple[float, ...], **labels: str) -> Histogram:
+        """The histogram of these labels, to ``observe`` into; all workers must give a name the same bounds.
+
+        At most ``max_series`` are held. Observations of further ones go into a histogram that nobody exports, and each
+        request for one counts in ``nodemesh_metric_series_dropped_total``.
+        """
+        key = name, tuple(sorted(labels.items()))
+        found = self._histograms.get(key)
+        if found is None:
+            found = Histogram(bounds)
+            if len(self._histograms) >= self._max_series:
+                self._dropped += 1
+                return found
+            self._histograms[key] = found
+        return found
 
     def forget(self, uids: Iterable[str]) -> None:
-        """These workloads and services are gone: their series expire when unused for EXPIRY_SECONDS."""
+        """Let the series of these workloads and services, which are gone, expire after EXPIRY_SECONDS without use."""
         self._gone.update(uids)
 
     def samples(self) -> tuple[Sample, ...]:
-        """Every series as it is now. Names that end in ``_total`` are counters, the others gauges."""
+        """Every series as it is now."""
         self._expire()
-        return self._samples(self._series.values())
+        return self._samples(self._series.values(), self._histograms)
 
     def news(self) -> tuple[Sample, ...]:
-        """The series that changed since they were last told as news: few, where most pairs of workloads are idle."""
+        """The series that changed since the last call: few, where most pairs of workloads are idle."""
         self._expire()
         changed = [series for series in self._series.values() if series.news]
         for series in changed:
             series.news = False
-        return self._samples(changed)
+        observed = {key: histogram for key, histogram in self._histograms.items() if histogram.news}
+        for histogram in observed.values():
+            histogram.news = False
+        return self._samples(changed, observed)
 
-    def _samples(self, chosen: Iterable[_Series]) -> tuple[Sample, ...]:
+    def _samples(self, chosen: Iterable[_Series], histograms: dict[SeriesName, Histogram]) -> tuple[Sample, ...]:
         result: list[Sample] = []
         for series in chosen:
             result += _samples_of(series)
         result += [
-            Sample(name=ERRORS, labels={"reason": reason.code, "fault": reason.value.fault.value}, value=count)
+            CounterSample(name=ERRORS, labels={"reason": reason.code, "fault": reason.value.fault.value}, value=count)
             for reason, count in self._errors.items()
         ]
+        result += [GaugeSample(name=name, labels=dict(labels), value=v) for (name, labels), v in self._gauges.items()]
         result += [
-            Sample(name=name, labels=dict(labels), value=value) for (name, labels), value in self._gauges.items()
+            CounterSample(name=name, labels=dict(labels), value=v) for (name, labels), v in self._counters.items()
         ]
-        result.append(Sample(name=DROPPED_SERIES, labels={}, value=self._dropped))
+        result += [
+            HistogramSample(name=name, labels=dict(labels), value=histogram.distribution())
+            for (name, labels), histogram in histograms.items()
+        ]
+        result.append(CounterSample(name=DROPPED_SERIES, labels={}, value=self._dropped))
         return tuple(result)
+
+    def _duration(self, reporter: str) -> Histogram:
+        found = self._durations.get(reporter)
+        if found is None:
+            found = self._durations[reporter] = self.histogram(DURATION, DURATION_BOUNDS, reporter=reporter)
+        return found
 
     def _count_bytes(self, live: _Live, record: FlowRecord) -> None:
         if live.series is not None and (record.bytes_received, record.bytes_sent) != (live.received, live.sent):
@@ -229,14 +267,14 @@ def _key(record: FlowRecord) -> Key:
 
 def _samples_of(series: _Series) -> list[Sample]:
     plain = {**series.labels, "response_flags": NO_FLAG}
-    result = [
-        Sample(name=OPENED, labels=plain, value=series.opened),
-        Sample(name=SENT, labels=plain, value=series.sent),
-        Sample(name=RECEIVED, labels=plain, value=series.received),
+    result: list[Sample] = [
+        CounterSample(name=OPENED, labels=plain, value=series.opened),
+        CounterSample(name=SENT, labels=plain, value=series.sent),
+        CounterSample(name=RECEIVED, labels=plain, value=series.received),
     ]
     for name, by_flag in ((CLOSED, series.closed), (FAILED, series.failed)):
         result += [
-            Sample(name=name, labels={**series.labels, "response_flags": flag}, value=count)
+            CounterSample(name=name, labels={**series.labels, "response_flags": flag}, value=count)
             for flag, count in by_flag.items()
         ]
     return result

@@ -163,7 +163,7 @@ class Worker(Protocol):
         if self._carrier is not None:
             self._carrier.measure(self._metrics)
             self._metrics.counter("nodemesh_access_log_dropped_total", self._log.dropped)
-        self._send(channel.Collected(number=number, samples=self._metrics.news()))
+        self._send(channel.collected(number, self._metrics.news()))
 
     # --- life ---
 

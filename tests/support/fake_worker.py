@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from nodeagent import channel
+from nodeagent.telemetry.samples import CounterSample
 
 
 def main() -> None:
@@ -50,8 +51,8 @@ def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[c
             states = [channel.NamespaceState(cookie=entry.cookie, listening=True) for entry in message.namespaces]
             return [channel.Inside(states=tuple(states))]
         case channel.Collect() if not mute:
-            sample = channel.Sample(name="heard_total", labels={"messages": ",".join(heard)}, value=1)
-            return [channel.Collected(number=message.number, samples=(sample,))]
+            sample = CounterSample(name="heard_total", labels={"messages": ",".join(heard)}, value=1)
+            return [channel.collected(message.number, [sample])]
         case channel.ListFlows() if not mute:
             return [channel.Flows(number=message.number, flows=({"id": 1},))]
         case channel.Drain():

@@ -10,13 +10,13 @@ import pytest
 from control.wire.address import SocketAddress
 from control.wire.discovery import EgressMode
 from nodeagent.capture.egress import Refused, Times
-from nodeagent.channel import Sample
 from nodeagent.cli.show import status_text
 from nodeagent.loader.egress import EgressCounts
 from nodeagent.manager.egress import ERRORS, MAX_LINES, METRIC, Egress
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import format_line
+from nodeagent.telemetry.samples import CounterSample
 from tests.support.objects import gone, snapshot, workload
 from tests.support.relay import RecordingLog
 
@@ -77,7 +77,7 @@ def egress(kernel: Kernel, state: NodeState, log: RecordingLog) -> Egress:
     return make(kernel, state, log)
 
 
-def value(samples: list[Sample], protocol: str, outcome: str, workload: str = "client") -> float:
+def value(samples: list[CounterSample], protocol: str, outcome: str, workload: str = "client") -> float:
     (found,) = [
         s.value for s in samples
         if s.name == METRIC

@@ -15,6 +15,7 @@ from nodeagent.manager.hub import Hub
 from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.packing import Packing
 from nodeagent.telemetry.aggregate import Aggregate
+from nodeagent.telemetry.samples import CounterSample
 from tests.support.objects import delta, snapshot, workload
 
 START = channel.Start(
@@ -152,8 +153,8 @@ def test_an_enrolment_that_did_not_change_is_not_repeated() -> None:
     play(story)
 
 
-def sample(value: float) -> channel.Sample:
-    return channel.Sample(name="x_total", labels={}, value=value)
+def sample(value: float) -> CounterSample:
+    return CounterSample(name="x_total", labels={}, value=value)
 
 
 def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_later() -> None:
@@ -190,7 +191,7 @@ def test_metrics_are_collected_from_all_and_a_dead_worker_is_not_waited_for() ->
         task = asyncio.ensure_future(scene.hub.collect())
         question = (await first.hears(3))[-1]
         assert isinstance(question, channel.Collect)
-        await first.says(channel.Collected(number=question.number, samples=(sample(2),)))
+        await first.says(channel.collected(question.number, [sample(2)]))
         await second.hears(3)
         scene.hub.detach(second.link)
         await task
@@ -226,7 +227,7 @@ def test_a_late_answer_is_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) 
         await scene.hub.collect()
         question = (await peer.hears(3))[-1]
         assert isinstance(question, channel.Collect)
-        await peer.says(channel.Collected(number=question.number, samples=(sample(2),)))
+        await peer.says(channel.collected(question.number, [sample(2)]))
         while not scene.aggregate.samples():
             await asyncio.sleep(0)
         assert [s.value for s in scene.aggregate.samples()] == [2]

@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nodeagent.channel import Sample
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Rotation
 from nodeagent.report import facts
 from nodeagent.state.view import NodeState
+from nodeagent.telemetry.samples import CounterSample, GaugeSample
 from tests.support import pki
 from tests.support.objects import bundle, policy, service, snapshot, workload
 
@@ -51,9 +51,9 @@ def test_an_identity_says_why_it_cannot_be_used() -> None:
 def test_errors_are_shown_with_whose_they_are_and_what_to_do() -> None:
     labels = {"reason": "policy-denied", "fault": "operator"}
     samples = [
-        Sample(name="nodemesh_errors_total", labels={"reason": "from-the-future", "fault": "agent"}, value=1),
-        Sample(name="nodemesh_errors_total", labels=labels, value=3),
-        Sample(name="nodemesh_live_flows", labels={}, value=9),
+        CounterSample(name="nodemesh_errors_total", labels={"reason": "from-the-future", "fault": "agent"}, value=1),
+        CounterSample(name="nodemesh_errors_total", labels=labels, value=3),
+        GaugeSample(name="nodemesh_live_flows", labels={}, value=9),
     ]
     first, second = facts.errors_document(samples)
     assert (first["reason"], first["fault"], first["count"]) == ("policy-denied", "operator", 3)

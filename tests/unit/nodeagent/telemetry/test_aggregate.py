@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from nodeagent.channel import Sample
-from nodeagent.telemetry.aggregate import RETIRED_SECONDS, Aggregate, render
+from nodeagent.telemetry.aggregate import RETIRED_SECONDS, Aggregate
+from nodeagent.telemetry.histogram import Distribution, SampleError
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
 
 class Clock:
@@ -15,10 +15,14 @@ class Clock:
 
 
 def sample(value: float, name: str = "x_total", **labels: str) -> Sample:
-    return Sample(name=name, labels=labels, value=value)
+    return (CounterSample if name.endswith("_total") else GaugeSample)(name=name, labels=labels, value=value)
 
 
-def value(aggregate: Aggregate, name: str = "x_total", **labels: str) -> float | None:
+def histogram(*counts: int, total: int = 0, bounds: tuple[float, ...] = (1.0, 2.0), **labels: str) -> HistogramSample:
+    return HistogramSample(name="h", labels=labels, value=Distribution(bounds, counts, total))
+
+
+def value(aggregate: Aggregate, name: str = "x_total", **labels: str) -> float | Distribution | None:
     found = [s.value for s in aggregate.samples() if s.name == name and s.labels == labels]
     return found[0] if found else None
 
@@ -73,19 +77,32 @@ def test_idle_series_of_the_unknown_are_dropped_in_the_end(aggregate: Aggregate,
     assert value(aggregate, w="here") == 7
 
 
-def test_what_is_rendered_can_be_read_back() -> None:
-    hostile = 'a"b\\c\nd'
-    body, content_type = render([sample(3, "istio_tcp_sent_bytes_total", source_app=hostile), sample(1, "g")])
-    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
-    sent = families["istio_tcp_sent_bytes"].samples[0]
-    assert (sent.name, sent.value, sent.labels) == ("istio_tcp_sent_bytes_total", 3, {"source_app": hostile})
-    assert families["istio_tcp_sent_bytes"].type == "counter"
-    assert families["g"].type == "gauge"
-    assert "process_open_fds" in families
-    assert content_type.startswith("text/plain")
+def test_histograms_are_summed_and_stay_when_their_worker_dies(aggregate: Aggregate) -> None:
+    aggregate.update(1, [histogram(1, 2, 0, total=3, a="b")])
+    aggregate.update(2, [histogram(0, 1, 4, total=20, a="b")])
+    assert value(aggregate, "h", a="b") == Distribution((1.0, 2.0), (1, 3, 4), 23)
+    aggregate.retire(1)
+    aggregate.update(3, [histogram(1, 0, 0, total=1, a="b")])
+    assert value(aggregate, "h", a="b") == Distribution((1.0, 2.0), (2, 3, 4), 24)
 
 
-def test_openmetrics_for_who_asks_for_it() -> None:
-    body, content_type = render([sample(1)], "application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text")
-    assert body.endswith(b"# EOF\n")
+@pytest.mark.parametrize("anew", [histogram(0, 0, 1, total=99), histogram(5, 5, 5, total=1)])
+def test_a_histogram_that_began_anew_goes_on(aggregate: Aggregate, anew: HistogramSample) -> None:
+    aggregate.update(1, [histogram(1, 2, 0, total=3)])
+    aggregate.update(1, [anew])
+    assert value(aggregate, "h") == Distribution((1.0, 2.0), (1, 2, 0), 3).plus(anew.value)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        GaugeSample(name="h", labels={}, value=1),
+        histogram(1, 1, bounds=(1.0,)),
+        histogram(1, 1, 1, bounds=(1.0, 3.0)),
+    ],
+)
+def test_a_name_keeps_its_kind_and_its_buckets(aggregate: Aggregate, odd: Sample) -> None:
+    aggregate.update(1, [histogram(1, 0, 0)])
+    with pytest.raises(SampleError, match="h was a HistogramSample"):
+        aggregate.update(2, [odd])
+    assert value(aggregate, "h") == Distribution((1.0, 2.0), (1, 0, 0), 0)

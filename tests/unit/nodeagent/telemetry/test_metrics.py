@@ -7,9 +7,11 @@ import pytest
 from nodeagent.reasons import Reason
 from nodeagent.telemetry import metrics as module
 from nodeagent.telemetry.flow import FlowRecord, Reporter
+from nodeagent.telemetry.histogram import DURATION_BOUNDS, Distribution
 from nodeagent.telemetry.metrics import (
     CLOSED,
     DROPPED_SERIES,
+    DURATION,
     ERRORS,
     EXPIRY_SECONDS,
     FAILED,
@@ -18,6 +20,7 @@ from nodeagent.telemetry.metrics import (
     SENT,
     FlowMetrics,
 )
+from nodeagent.telemetry.samples import HistogramSample, Sample
 from tests.support.flows import record
 from tests.support.objects import workload
 
@@ -41,7 +44,9 @@ def metrics(clock: Clock) -> FlowMetrics:
 
 def total(metrics: FlowMetrics, name: str, **labels: str) -> float:
     return sum(
-        sample.value for sample in metrics.samples() if sample.name == name and labels.items() <= sample.labels.items()
+        sample.value
+        for sample in metrics.samples()
+        if not isinstance(sample, HistogramSample) and sample.name == name and labels.items() <= sample.labels.items()
     )
 
 
@@ -180,3 +185,33 @@ def test_news_are_the_series_that_changed(metrics: FlowMetrics) -> None:
     metrics.closed(record(destination=workload("one"), reason=Reason.POLICY_DENIED))
     assert told() == {"one"}
     assert total(metrics, OPENED) == 2, "all of it is there all the same"
+
+
+def durations(samples: tuple[Sample, ...]) -> dict[str, Distribution]:
+    return {s.labels["reporter"]: s.value for s in samples if isinstance(s, HistogramSample) and s.name == DURATION}
+
+
+def test_how_long_established_connections_lasted(metrics: FlowMetrics) -> None:
+    for lasted in (0.05, 30.0, -1.0):
+        flow = record()
+        metrics.opened(flow)
+        flow.ended = flow.started + lasted
+        metrics.closed(flow)
+    refused = record(reason=Reason.POLICY_DENIED)
+    refused.ended = refused.started + 1
+    metrics.closed(refused)
+    told = durations(metrics.news())["source"]
+    assert told.bounds == DURATION_BOUNDS and told.count == 3 and round(told.total, 3) == 30.05
+    assert told.counts[:3] == (1, 0, 1), "a clock that was set back makes it 0"
+    assert not durations(metrics.news()), "nothing new"
+    assert durations(metrics.samples())["source"] == told
+
+
+def test_histograms_are_bounded_like_series(clock: Clock) -> None:
+    metrics = FlowMetrics(clock, max_series=2)
+    held = metrics.histogram("h", (1.0,), app="0")
+    for number in range(4):
+        metrics.histogram("h", (1.0,), app=str(number)).observe(1)
+    assert metrics.histogram("h", (1.0,), app="0") is held
+    told = {s.labels["app"] for s in metrics.samples() if isinstance(s, HistogramSample)}
+    assert told == {"0", "1"} and total(metrics, DROPPED_SERIES) == 2
