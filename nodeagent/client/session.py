@@ -17,19 +17,17 @@ from enum import Enum
 
 from control.wire.codec import DecodeError, decode
 from control.wire.watch import HEARTBEAT_SECONDS, MAX_BATCH_BYTES, Batch
+from nodeagent.waits.backoff import Backoff
 
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
 """Nothing heard for this long: the connection is dead, whatever TCP thinks."""
 CONNECT_SECONDS = 15.0
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 30.0
-BACKOFF_FACTOR = 2.0
-JITTER = 0.5
-"""A wait is between (1 - JITTER) and 1 times the backoff, so that nodes do not come back all at once."""
 MAX_REASON_CHARACTERS = 500
 REPAIR_FIRST_SECONDS = 30.0
 REPAIR_MAX_SECONDS = 900.0
-"""A state with holes is replaced by a snapshot at once; if that has them too, again after these, doubling."""
+"""A state with holes is replaced by a snapshot at once; if that has them too, again after waits from FIRST to MAX."""
 
 
 class Phase(Enum):
@@ -98,15 +96,14 @@ class Session:
     """The watch of one agent; it lives as long as the agent."""
 
     def __init__(self, random: Callable[[], float]) -> None:
-        self._random = random
         self._phase = Phase.WAITING
         self._position: Position | None = None
         self._buffer = bytearray()
         self._scanned = 0
-        self._backoff = 0.0
+        self._backoff = Backoff(BACKOFF_FIRST_SECONDS, BACKOFF_MAX_SECONDS, random)
         self._due = float("-inf")
         self._heard = float("-inf")
-        self._repair_wait = 0.0
+        self._repair = Backoff(REPAIR_FIRST_SECONDS, REPAIR_MAX_SECONDS, random)
         self._repair_due = float("-inf")
         self.last_error = ""
         """Why the watch was last lost; empty while it is open."""
@@ -172,17 +169,17 @@ class Session:
     def applied(self, batch: Batch) -> None:
         """The batch is in force: resume after it, and trust this control again."""
         self._position = Position(batch.instance, batch.revision)
-        self._backoff = 0.0
+        self._backoff.reset()
         self.last_error = ""
 
     def verify(self, missing: Sequence[str], now: float) -> None:
         """Tell what the state that is in force lacks. SessionError if it should be replaced: drop the connection, the
         next one asks for a snapshot."""
         if not missing:
-            self._repair_wait, self._repair_due = 0.0, float("-inf")
+            self._repair.reset()
+            self._repair_due = float("-inf")
         elif now >= self._repair_due:
-            self._repair_wait = min(REPAIR_MAX_SECONDS, max(REPAIR_FIRST_SECONDS, self._repair_wait * BACKOFF_FACTOR))
-            self._repair_due = now + self._repair_wait
+            self._repair_due = now + self._repair.next()
             raise self._refuse(f"the state held lacks {', '.join(missing)}; asking for all of it")
 
     def refused(self) -> None:
@@ -195,8 +192,7 @@ class Session:
         self._buffer.clear()
         self._scanned = 0
         self.last_error = reason[:MAX_REASON_CHARACTERS]
-        self._backoff = min(BACKOFF_MAX_SECONDS, max(BACKOFF_FIRST_SECONDS, self._backoff * BACKOFF_FACTOR))
-        self._due = now + self._backoff * (1.0 - JITTER * self._random())
+        self._due = now + self._backoff.next()
 
     def hurry(self) -> None:
         """Do not wait any longer: something changed that may make the next attempt succeed."""

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol, TypeVar
 
+from nodeagent.waits.backoff import Backoff
+
 FAILURES_TO_EJECT: Final = 3
 FIRST_EJECTION_SECONDS: Final = 1.0
 LONGEST_EJECTION_SECONDS: Final = 60.0
-JITTER: Final = 0.5
-
-
 MAX_FAILING: Final = 8192
 """Endpoints whose failures are remembered; the one that first failed longest ago is given another chance."""
 
@@ -36,6 +35,7 @@ class Balancer:
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self._backoff = Backoff(FIRST_EJECTION_SECONDS, LONGEST_EJECTION_SECONDS, random.random)
         self._live: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._ejected_until: dict[str, float] = {}
@@ -84,9 +84,7 @@ class Balancer:
             self.succeeded(next(iter(self._failures)))
         if failures < FAILURES_TO_EJECT:
             return
-        doubled = FIRST_EJECTION_SECONDS * 2 ** min(failures - FAILURES_TO_EJECT, 10)
-        pause = min(doubled, LONGEST_EJECTION_SECONDS)
-        self._ejected_until[uid] = now + pause * (1 + JITTER * (self._random.random() - 0.5))
+        self._ejected_until[uid] = now + self._backoff.wait(failures - FAILURES_TO_EJECT + 1)
 
     def forget(self, uid: str) -> None:
         """The workload is gone from the mesh."""

@@ -5,9 +5,9 @@
                              v                     v                     | expired: REQUESTED
                            FAILED --requested-->   FAILED                v
 
-An SVID is renewed at half its life, give or take a jitter, so that a fleet that started together does not ask together.
-A refusal keeps what there is and backs off, exponentially, with jitter, up to a cap. An SVID that has expired is
-unusable from that second: connections of the workload are refused with the reason, never made without identity.
+An SVID is renewed at half its life, give or take a jitter (``waits.renewal``). A refusal keeps the present SVID, and
+the next attempt waits longer each time (``waits.backoff``). An SVID that has expired is unusable from that second:
+connections of the workload are refused with the reason, never made without identity.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-RENEW_AT = 0.5
-"""Share of an SVID's life after which it is renewed."""
-RENEW_JITTER = 0.1
-"""Width of the window around RENEW_AT, as a share of the life: 0.45 to 0.55."""
-BACKDATING_SECONDS = 60.0
-"""How far before its issue a certificate may begin without its half life being counted from there (control's CA)."""
-MIN_RENEW_SECONDS = 1.0
-"""After an SVID came, the next is not asked for earlier: a clock that is off must not make a storm."""
+from nodeagent.waits.backoff import Backoff
+from nodeagent.waits.renewal import remaining, renewal_wait
+
 BACKOFF_SECONDS = 1.0
-"""Wait after the first refusal; doubled with each further one."""
+"""Wait after the first refusal."""
 MAX_BACKOFF_SECONDS = 60.0
-BACKOFF_JITTER = 0.5
-"""A wait is shortened by up to this share."""
 MAX_ERROR_CHARACTERS = 500
 
 
@@ -114,7 +107,9 @@ class Rotation:
         self._state = State.WANTED
         self._expires: float | None = None
         self._next_attempt: float | None = None
-        self._failures = 0
+        self._wait = 0.0
+        """How long the wait for the next attempt was when it began."""
+        self._backoff = Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, jitter)
         self._last_error = ""
 
     @property
@@ -134,10 +129,9 @@ class Rotation:
             return Action(Step.EXPIRE, now)
         if self._state in (State.REQUESTED, State.RENEWING):
             return Action(Step.WAIT, self._expires)
-        if self._state is State.WANTED or self._next_attempt is None or now >= self._next_attempt:
+        if self._state is State.WANTED or self._next_attempt is None:
             return Action(Step.REQUEST, now)
-        if self._failures and self._next_attempt - now > MAX_BACKOFF_SECONDS:
-            # the clock was set back: no refusal holds for longer than the cap
+        if not remaining(self._next_attempt, self._wait, now):
             return Action(Step.REQUEST, now)
         wake = self._next_attempt if self._expires is None else min(self._next_attempt, self._expires)
         return Action(Step.WAIT, wake)
@@ -153,25 +147,22 @@ class Rotation:
         if not_after <= now:
             self.refused(now, "the certificate had expired when it came; compare this node's clock with control's")
             return False
+        fresh = self._state is not State.WANTED
         self._fire(Event.ISSUED)
-        # a CA dates back for slow clocks: that much of the life was over before it began
-        begin = max(not_before, min(now, not_before + BACKDATING_SECONDS))
-        life = not_after - begin
-        renew = begin + life * (RENEW_AT + RENEW_JITTER * (self._jitter() - 0.5))
         self._expires = not_after
-        self._next_attempt = max(renew, now + MIN_RENEW_SECONDS)
-        self._failures = 0
+        self._plan(now, renewal_wait(not_before, not_after, now, self._jitter(), fresh=fresh))
+        self._backoff.reset()
         self._last_error = ""
         return True
 
     def refused(self, now: float, error: str) -> None:
         """No SVID came. What there is stays; the next attempt comes later each time."""
         self._fire(Event.REFUSED)
-        self._failures += 1
         self._last_error = error[:MAX_ERROR_CHARACTERS]
-        # the exponent is bounded: 2.0 ** failures would overflow after a long outage
-        wait = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 16))
-        self._next_attempt = now + wait * (1 - BACKOFF_JITTER * self._jitter())
+        self._plan(now, self._backoff.next())
+
+    def _plan(self, now: float, wait: float) -> None:
+        self._wait, self._next_attempt = wait, now + wait
 
     def expired(self, now: float) -> None:
         """The SVID's time is over; the identity cannot be used."""
@@ -179,8 +170,8 @@ class Rotation:
         self._expires = None
         if not self._last_error:
             self._last_error = "the certificate expired before a new one came"
-        if not self._failures:
-            self._next_attempt = now
+        if not self._backoff.failures:
+            self._plan(now, 0.0)
 
     def usable(self, now: float) -> bool:
         """Whether there is an SVID that has not expired."""
@@ -193,7 +184,7 @@ class Rotation:
             state=self._state,
             usable=self.usable(now),
             expires=self._expires,
-            failures=self._failures,
+            failures=self._backoff.failures,
             last_error=self._last_error,
             next_attempt=None if self._state in (State.REQUESTED, State.RENEWING) else self._next_attempt,
         )

@@ -1,5 +1,7 @@
-"""This node's own membership: from disk, or by joining with a token; renewed at half life; the way to control that it
-gives."""
+"""This node's membership of the mesh: its credential, from disk or by joining with a token, renewed at half its life.
+
+The credential opens the connections to control.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +9,21 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from nodeagent.client.join import JoinError, NodeCredential, check_credential, join, renew
 from nodeagent.client.statefile import StateDirectory
 from nodeagent.client.transport import ControlError, Transport
+from nodeagent.waits.backoff import Backoff
+from nodeagent.waits.renewal import remaining, renewal_wait
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_MAX_SECONDS = 60.0
-RENEW_AT = 0.5
-"""Share of its life after which a certificate is renewed, plus up to RENEW_JITTER."""
-RENEW_JITTER = 0.1
+MAX_SLEEP_SECONDS = 60.0
+"""The clock is looked at this often: it may be set."""
 TOKEN_POLL_SECONDS = 1.0
 """How often ``token_file`` is looked for while there is nothing to join with."""
 LINGER_SECONDS = 30.0
@@ -31,12 +34,27 @@ logger = logging.getLogger(__name__)
 
 
 class Membership:
-    """The node's credential and transport. ``on_change`` is called when they are new."""
+    """The node's credential and transport. ``on_change`` is called when either is replaced."""
 
     def __init__(
-        self, url: str, node: str, token: Callable[[], str], directory: StateDirectory, on_change: Callable[[], None]
+        self,
+        url: str,
+        node: str,
+        token: Callable[[], str],
+        directory: StateDirectory,
+        on_change: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        """``token`` gives the join token, or nothing; it is asked again for each attempt."""
+        """``token`` returns the join token, or an empty string; it is called again for each attempt. ``clock`` is
+        seconds since 1970, ``draw`` a random number from [0, 1).
+        """
+        self._clock = clock
+        self._draw = draw
+        self._backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS, draw)
+        self._renew_at = 0.0
+        self._renewal_wait = 0.0
         self._url = url
         self._node = node
         self._token = token
@@ -65,28 +83,26 @@ class Membership:
                 f"the state directory belongs to node {credential.node!r}, the configuration says {self._node!r}; "
                 "set 'node' back, or give this node an empty state_dir and a join token"
             )
-        if credential.validity()[1] <= datetime.now(UTC):
+        if self._expired(credential):
             logger.warning("the node's certificate on disk has expired; a join token is needed")
             return
+        self._plan(credential, fresh=False)
         self._use(credential)
 
     async def run(self) -> None:
         """Join if need be, then renew for ever; until cancelled."""
-        failures = 0
         try:
             while True:
                 try:
                     delay = await self._step()
-                    failures = 0
+                    self._backoff.reset()
                     self.error = ""
                 except (JoinError, ControlError) as error:
-                    failures += 1
                     if str(error) != self.error:
                         what = "renew its certificate" if self.credential else "join the mesh"
                         logger.error("this node cannot %s: %s; retrying", what, error)
                     self.error = str(error)
-                    delay = min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2 ** min(failures - 1, 10))
-                    delay *= random.uniform(0.5, 1.0)
+                    delay = self._backoff.next()
                     if self.credential is None and not self._token():
                         delay = TOKEN_POLL_SECONDS
                 await asyncio.sleep(delay)
@@ -113,14 +129,21 @@ class Membership:
             credential = await self._join()
             self._accept(credential)
             logger.info("joined the mesh %s as node %s", credential.trust_domain, self._node)
-        elif (wait := self._renewal_in(self.credential)) > 0:
-            return wait
-        elif self.credential.validity()[1] <= datetime.now(UTC) and self._token():
-            self._accept(await self._join())
-        else:
-            self._accept(await renew(await self.transport(), self.credential))
+        elif not self._until_renewal():
+            self._accept(await self._renew(self.credential))
             logger.info("the node's certificate was renewed")
-        return 0.0
+        return min(MAX_SLEEP_SECONDS, self._until_renewal())
+
+    async def _renew(self, credential: NodeCredential) -> NodeCredential:
+        """A new certificate for the present one. If that has expired, by this host's clock, and control refuses it, the
+        join token is tried.
+        """
+        try:
+            return await renew(await self.transport(), credential)
+        except (JoinError, ControlError):
+            if not self._expired(credential) or not self._token():
+                raise
+        return await self._join()
 
     async def _join(self) -> NodeCredential:
         token = self._token()
@@ -131,12 +154,26 @@ class Membership:
             )
         return await join(self._url, token, self._node)
 
-    def _renewal_in(self, credential: NodeCredential) -> float:
-        begin, end = credential.validity()
-        share = RENEW_AT + RENEW_JITTER * (hash(credential.chain) % 1000) / 1000
-        return (begin - datetime.now(UTC)).total_seconds() + (end - begin).total_seconds() * share
+    def _until_renewal(self) -> float:
+        """Seconds; 0: the certificate is due."""
+        return remaining(self._renew_at, self._renewal_wait, self._clock())
+
+    def _plan(self, credential: NodeCredential, *, fresh: bool) -> None:
+        """Choose when the certificate is renewed; once, when it comes."""
+        now = self._clock()
+        begin, end = (moment.timestamp() for moment in credential.validity())
+        self._renewal_wait = renewal_wait(begin, end, now, self._draw(), fresh=fresh)
+        self._renew_at = now + self._renewal_wait
+
+    def _expired(self, credential: NodeCredential) -> bool:
+        return credential.validity()[1].timestamp() <= self._clock()
 
     def _accept(self, credential: NodeCredential) -> None:
+        if self._expired(credential) and (self.credential is None or not self._expired(self.credential)):
+            logger.error(
+                "the node's new certificate has expired already by this host's clock; set it, and control's, by NTP"
+            )
+        self._plan(credential, fresh=True)
         self._save(credential)
         self._use(credential)
 

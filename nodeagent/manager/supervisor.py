@@ -13,10 +13,11 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.link import WorkerLink
+from nodeagent.waits.backoff import Backoff
 
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 10.0
@@ -32,7 +33,14 @@ logger = logging.getLogger(__name__)
 class Supervisor:
     """N worker processes on a hub. ``command`` gets ``--parent PID --channel-fd N`` appended."""
 
-    def __init__(self, hub: Hub, count: int, command: Sequence[str] = WORKER_COMMAND) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        count: int,
+        command: Sequence[str] = WORKER_COMMAND,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._random = draw
         self._hub = hub
         self._count = count
         self._command = tuple(command)
@@ -59,7 +67,7 @@ class Supervisor:
         self._stopping.set()
 
     async def _keep(self, index: int) -> None:
-        backoff = 0.0
+        backoff = Backoff(BACKOFF_FIRST_SECONDS, BACKOFF_MAX_SECONDS, self._random)
         while not self._retiring.is_set():
             started = time.monotonic()
             try:
@@ -71,10 +79,9 @@ class Supervisor:
                 return
             self.restarts += 1
             if time.monotonic() - started >= STEADY_SECONDS:
-                backoff = 0.0
+                backoff.reset()
             else:
-                backoff = min(BACKOFF_MAX_SECONDS, max(BACKOFF_FIRST_SECONDS, 2 * backoff))
-            await self._pause(backoff * random.uniform(0.5, 1.0))
+                await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

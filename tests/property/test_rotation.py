@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodeagent.identity.rotation import MAX_BACKOFF_SECONDS, MIN_RENEW_SECONDS, Rotation, State, Step
+from nodeagent.identity.rotation import MAX_BACKOFF_SECONDS, Rotation, State, Step
 
 answers = st.one_of(
     st.just(None),
@@ -55,15 +55,3 @@ def _check_backoff(one: Rotation, now: float, expires: float | None) -> None:
     assert one.status(now).failures >= 1
     if expires is None:
         assert action.step is Step.WAIT and action.at is not None and action.at - now <= MAX_BACKOFF_SECONDS
-
-
-@given(st.floats(0, 1, exclude_max=True), st.floats(0, 1e9), st.floats(1, 1e8))
-def test_a_renewal_comes_in_the_middle_of_a_life(jitter: float, age: float, life: float) -> None:
-    one = Rotation("identity", lambda: jitter)
-    now = 2e9
-    if one.issued(now, now - age, now - age + life):
-        at = one.next_action(now).at
-        assert at is not None
-        earliest, latest = now - age + 0.449 * life, now - age + 0.551 * life
-        soon = now + MIN_RENEW_SECONDS
-        assert min(earliest, now - age + life) <= at <= max(latest, soon)

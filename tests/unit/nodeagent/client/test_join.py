@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -28,11 +29,17 @@ def token(root: pki.Authority) -> str:
     return f"nm1.abc.secret.{pin(root)}"
 
 
-def control_of(root: pki.Authority, *, identity: str = CONTROL_ID, bundle: tuple[str, ...] = ()) -> FakeControl:
+def control_of(
+    root: pki.Authority,
+    *,
+    identity: str = CONTROL_ID,
+    bundle: tuple[str, ...] = (),
+    lifetime: timedelta = timedelta(hours=24),
+) -> FakeControl:
     """A control whose certificate ``root`` signed and that signs whatever it is asked."""
 
     def certificate(body: dict[str, Any]) -> tuple[int, Any]:
-        chain = pki.sign_csr(root, body["csr"])
+        chain = pki.sign_csr(root, body["csr"], lifetime=lifetime)
         answer = {"node": "node-a", "chain": chain, "trust_domain": "mesh.internal", "certificates": [root.pem]}
         return 200, answer
 

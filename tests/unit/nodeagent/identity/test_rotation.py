@@ -10,7 +10,6 @@ from nodeagent.identity.rotation import (
     BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     MAX_ERROR_CHARACTERS,
-    MIN_RENEW_SECONDS,
     TRANSITIONS,
     Action,
     Event,
@@ -19,6 +18,7 @@ from nodeagent.identity.rotation import (
     State,
     Step,
 )
+from nodeagent.waits.renewal import SOON_SECONDS
 
 T0 = 1_700_000_000.0
 DAY = 86400.0
@@ -69,7 +69,7 @@ def test_an_svid_from_before_a_restart_is_taken_if_it_is_still_good() -> None:
     assert one.state is State.WANTED and one.next_action(T0).step is Step.REQUEST
     assert one.issued(T0, T0 - DAY, T0 + 60)
     assert one.usable(T0)
-    assert one.next_action(T0 + MIN_RENEW_SECONDS).step is Step.REQUEST, "half its life is long over"
+    assert one.next_action(T0 + 1.5 * SOON_SECONDS).step is Step.REQUEST, "half its life is long over"
 
 
 def test_a_refusal_keeps_the_old_one_and_says_so() -> None:
@@ -159,7 +159,12 @@ def test_a_clock_that_is_far_ahead_makes_no_storm() -> None:
     one = rotation()
     one.requested()
     one.issued(T0, T0 - DAY, T0 + 60)
-    assert one.next_action(T0) == Action(Step.WAIT, T0 + MIN_RENEW_SECONDS)
+    assert one.next_action(T0) == Action(Step.WAIT, T0 + 30), "half of what is left by this clock"
+
+
+def test_a_clock_that_was_set_back_does_not_put_off_a_renewal() -> None:
+    one = issued()
+    assert one.next_action(T0 - DAY).step is Step.REQUEST
 
 
 def test_a_clock_that_was_set_back_does_not_stretch_a_backoff() -> None:
