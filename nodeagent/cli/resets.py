@@ -17,8 +17,10 @@ from nodeagent.config import Config
 from nodeagent.doctor.command import state_of
 from nodeagent.manager.old_connections import has_left, subject_of
 from nodeagent.state.view import NodeState
+from nodeagent.tables import table
 
 Ask = Callable[[str], Any]
+RESET_HEADINGS = ("RESULT", "LOCAL", "REMOTE", "PROCESS", "WAY")
 
 
 class CannotResetError(Exception):
@@ -63,16 +65,14 @@ def reset_verb(
 
 
 def reset_text(told: Mapping[str, Any]) -> str:
-    """For people."""
-    lines = [
-        f"{row['what']:11} {row['local']} -> {row['remote']}  {row['way']}, process {row['pid']}"
-        for row in told["connections"]
-    ]
-    done = sum(row["what"] == "reset" for row in told["connections"])
-    lines.append(f"{told['workload']}: {len(told['connections'])} such connections, {done} reset")
+    """For people: a table of the connections, then the sum."""
+    found = told["connections"]
+    rows = ((row["what"], row["local"], row["remote"], row["pid"] or None, row["way"]) for row in found)
+    done = sum(row["what"] == "reset" for row in found)
+    lines = [f"{told['workload']}: {len(found)} such connections, {done} reset"]
     if told["trouble"]:
-        lines.append(f"the others stand: {told['trouble']}")
-    return "\n".join(lines)
+        lines.append(f"the others are still open: {told['trouble']}")
+    return "\n\n".join([*([table(RESET_HEADINGS, rows)] if found else []), "\n".join(lines)])
 
 
 def _find(state: NodeState, node: str, text: str) -> Workload:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nodeagent.tables import cell, table
+from nodeagent.tables import cell, fields, table
 
 FORMATS = ("table", "json", "yaml")
 
@@ -141,15 +141,14 @@ def _overview(status: Mapping[str, Any]) -> str:
     membership = (
         f"member of {node.get('trust_domain')}, until {node.get('expires')}" if node["joined"] else "not joined"
     )
-    lines = [
-        f"node:     {status['node']} ({membership})",
-        f"ready:    {'yes' if status['ready'] else 'no'}",
-        f"control:  {control['url'] or '(none)'} {connection}; state of revision {control['revision']}",
-        f"splice:   {_splice(status['splice'])}",
-    ]
-    lines += [f"blocked:  {name}: {cell(why)}" for name, why in status["blockers"].items()]
-    lines += [f"warning:  {name}: {cell(what)}" for name, what in status["warnings"].items()]
-    return "\n".join(lines)
+    return fields([
+        ("node", f"{status['node']} ({membership})"),
+        ("ready", "yes" if status["ready"] else "no"),
+        ("control", f"{control['url'] or '(none)'} {connection}; state of revision {control['revision']}"),
+        ("splice", _splice(status["splice"])),
+        *(("blocked", f"{name}: {cell(why)}") for name, why in status["blockers"].items()),
+        *(("warning", f"{name}: {cell(what)}") for name, what in status["warnings"].items()),
+    ])  # fmt: skip
 
 
 def _splice(splice: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from nodeagent.trace.events import Event
+from nodeagent.trace.events import Event, checked_time
 
 MAX_CHUNK_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -41,14 +41,14 @@ def decision(line: str) -> Event | None:
     """What the agent says in the line; None if it is no line of the access log."""
     found = parse(line)
     try:
-        moment = datetime.fromisoformat(found["time"])
-    except (KeyError, ValueError):
+        time_ns = checked_time(int(datetime.fromisoformat(found["time"]).timestamp() * 1000) * 1_000_000)
+    except (KeyError, ValueError, OverflowError):
         return None
     outbound = found.get("direction") == "outbound"
     owner = "src" if outbound else "dst"
     name, namespace = found.get(f"{owner}.workload"), found.get(f"{owner}.namespace")
     return Event(
-        name="agent", time_ns=int(moment.timestamp() * 1000) * 1_000_000, side=None, source=found.get("src.addr"),
+        name="agent", time_ns=time_ns, side=None, source=found.get("src.addr"),
         destination=found.get("dst.addr"), workload=f"{namespace}/{name}" if name and namespace else None,
         details={key: found[key] for key in _SHOWN if key in found} | _workloads(found),
     )  # fmt: skip

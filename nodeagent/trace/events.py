@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
-MAX_CELL_CHARACTERS: Final = 120
-HEADINGS: Final = ("TIME", "EVENT", "SIDE", "WORKLOAD", "PROCESS", "SOURCE", "DESTINATION", "ORIGINAL", "DETAIL")
-WIDTHS: Final = (15, 14, 6, 20, 16, 21, 21, 21, 0)
-"""A stream has no widest cell; these fit names and IPv4, longer cells push their line to the right."""
+from nodeagent.tables import Columns
+
+COLUMNS: Final = Columns(
+    ("TIME", "EVENT", "SIDE", "WORKLOAD", "PROCESS", "SOURCE", "DESTINATION", "ORIGINAL", "DETAIL"),
+    (15, 14, 6, 20, 16, 21, 21, 21, 0),
+    longest=120,
+)
+"""A stream has no widest cell; these widths fit names and IPv4."""
+MAX_TIME_NS: Final = 253_402_214_400 * 10**9
+"""Unix time of the last day of the year 9999: later moments cannot be written in every time zone."""
 _ANY: Final = ("0.0.0.0", "[::]")
 
 
@@ -63,13 +69,20 @@ def from_probe(raw: Mapping[str, Any], capture_port: int) -> Event:
         source, destination = (remote, local) if server else (local, remote)
         name, original = _named(raw, destination, capture_port)
         return Event(
-            name=name, time_ns=int(raw["time_ns"]), side=raw["side"], source=source, destination=destination,
-            original=original if asked else None, socket=raw["socket"], netns=raw["netns"] or None,
-            cgroup=raw["cgroup"], client_cgroup=raw["client_cgroup"], pid=raw["pid"], comm=raw["comm"],
-            client_pid=raw["client_pid"], details=_details(name, raw),
+            name=name, time_ns=checked_time(int(raw["time_ns"])), side=raw["side"],
+            source=source, destination=destination, original=original if asked else None, socket=raw["socket"],
+            netns=raw["netns"] or None, cgroup=raw["cgroup"], client_cgroup=raw["client_cgroup"], pid=raw["pid"],
+            comm=raw["comm"], client_pid=raw["client_pid"], details=_details(name, raw),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadEventError(f"the probe's event is not understood ({error!r}): {raw!r:.200}") from error
+
+
+def checked_time(time_ns: int) -> int:
+    """The Unix time; ValueError if it is before 1970 or too late to be written."""
+    if not 0 <= time_ns <= MAX_TIME_NS:
+        raise ValueError(f"{time_ns} ns after 1970 is no time of an event")
+    return time_ns
 
 
 def _named(raw: Mapping[str, Any], destination: str | None, capture_port: int) -> tuple[str, str | None]:
@@ -127,7 +140,7 @@ def document(event: Event) -> dict[str, Any]:
 
 def heading() -> str:
     """The line above all."""
-    return _columns(HEADINGS)
+    return COLUMNS.heading()
 
 
 def line(event: Event, zone: tzinfo | None = None) -> str:
@@ -135,7 +148,7 @@ def line(event: Event, zone: tzinfo | None = None) -> str:
     moment = datetime.fromtimestamp(event.time_ns // 1_000_000_000, UTC).astimezone(zone)
     time = f"{moment:%H:%M:%S}.{event.time_ns % 1_000_000_000 // 1000:06}"
     process = f"{event.comm or '?'}/{event.pid}" if event.pid else None
-    return _columns((
+    return COLUMNS.row((
         time, event.name, event.side, event.workload or event.cgroup_path, process, event.source, event.destination,
         event.original, _detail(event),
     ))  # fmt: skip
@@ -154,14 +167,3 @@ def _detail(event: Event) -> str:
     if found.get("text"):
         parts.append(f"({found['text']})")
     return " ".join(parts)
-
-
-def _columns(cells: tuple[Any, ...]) -> str:
-    return " ".join(_cell(cell).ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
-
-
-def _cell(value: Any) -> str:
-    text = "-" if value is None or value == "" else str(value)
-    # names of processes and cgroups are chosen by others: nothing of them may move the cursor or fake a line
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= MAX_CELL_CHARACTERS else text[: MAX_CELL_CHARACTERS - 1] + "…"

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from nodeagent.cli.resets import reset_text
 from nodeagent.cli.show import flows_text, show, status_text, workloads_text
 from nodeagent.tables import table
 
@@ -189,3 +190,20 @@ def test_whom_the_splice_does_not_carry_is_told() -> None:
 def test_a_flow_says_whether_it_is_spliced_and_why_not(because: str | None, via: str) -> None:
     text = flows_text({"flows": [{**FLOW, "relayed_because": because}], "tunnels": []})
     assert via in [cell.strip() for cell in rows(text)[1]]
+
+
+def test_resets_are_a_table_and_a_sum() -> None:
+    row = {"local": "10.0.0.1:1", "remote": "10.0.0.2:80", "way": "to the mesh, past it", "pid": 7, "what": "reset"}
+    told = {
+        "workload": "shop/web@1", "dry_run": False, "trouble": "only root",
+        "connections": [row, {**row, "pid": 0, "what": "stands"}],
+    }  # fmt: skip
+    assert reset_text(told).split("\n") == [
+        "RESULT  LOCAL       REMOTE       PROCESS  WAY",
+        "reset   10.0.0.1:1  10.0.0.2:80  7        to the mesh, past it",
+        "stands  10.0.0.1:1  10.0.0.2:80  -        to the mesh, past it",
+        "",
+        "shop/web@1: 2 such connections, 1 reset",
+        "the others are still open: only root",
+    ]
+    assert reset_text({**told, "connections": [], "trouble": ""}) == "shop/web@1: 0 such connections, 0 reset"

@@ -34,6 +34,7 @@ def test_a_line_is_the_agents_decision() -> None:
     assert event.details["error"] == 'not allowed by "only-web"'
     assert decision("something else") is None
     assert decision("time=yesterday reason=x") is None
+    assert decision("time=0001-01-01T00:00:00Z reason=x") is decision("time=9999-12-31T23:59:59Z reason=x") is None
 
 
 @pytest.mark.parametrize(

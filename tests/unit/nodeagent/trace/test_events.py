@@ -52,8 +52,8 @@ def test_source_is_always_the_clients_end() -> None:
 def test_lines_for_people() -> None:
     captured = replace(from_probe(said(), PORT), workload="shop/client")
     assert line(captured, UTC) == (
-        "12:53:09.157571 captured       client shop/client          curl/12          127.0.0.1:-           "
-        "127.0.0.1:15001       240.240.0.1:80        -"
+        "12:53:09.157571  captured        client  shop/client           curl/12           127.0.0.1:-            "
+        "127.0.0.1:15001        240.240.0.1:80         -"
     )
     assert len(heading().split()) == 9
     end = said(
@@ -72,6 +72,12 @@ def test_lines_for_people() -> None:
     assert line(from_probe(state, PORT), UTC).endswith("established > fin-wait-1")
     reset = said(event="reset-sent", reason="no_socket", state="established")
     assert line(from_probe(reset, PORT), UTC).endswith("in established reason=no_socket")
+
+
+@pytest.mark.parametrize("time_ns", [-1, -62_135_596_800_000_000_001, 10**30])
+def test_a_time_that_nobody_can_write_is_refused(time_ns: int) -> None:
+    with pytest.raises(BadEventError, match="no time of an event"):
+        from_probe(said(time_ns=time_ns), PORT)
 
 
 def test_a_process_cannot_fake_a_line() -> None:
