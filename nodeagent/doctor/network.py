@@ -1,4 +1,4 @@
-"""Ports of this host, and control: is it there, is it ours, does it tell the same time?"""
+"""Whether the agent's ports are free, whether control answers, and whether its clock agrees with this host's."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import httpx
 
 from nodeagent.config import DNS_PORTS, Config, Ports
 from nodeagent.doctor.finding import Finding, Level
+from nodeagent.doctor.listeners import holder_of
 
 REACH_SECONDS = 5.0
 MAX_SKEW_SECONDS = 30.0
-"""A clock that is wrong by more makes fresh certificates look not yet valid."""
+"""Beyond this skew fresh certificates look not yet valid."""
 LOOPBACK_ONLY = ("outbound", "admin")
 
 
 def ports(config: Config, agent_runs: bool) -> list[Finding]:
-    """Whether each port of the agent can be had; while an agent runs they are its own."""
+    """Whether each port of the agent is free; while an agent runs, its ports are its own."""
     if agent_runs:
         return [Finding("ports", Level.GOOD, "the agent of this node listens on its ports")]
     found: list[Finding] = []
@@ -31,12 +32,17 @@ def ports(config: Config, agent_runs: bool) -> list[Finding]:
             taken = [n for n in range(port, port + DNS_PORTS) if config.dns and _taken(n, socket.SOCK_DGRAM, True)]
         else:
             taken = [port] if _taken(port, socket.SOCK_STREAM, item.name in LOOPBACK_ONLY) else []
-        found += [
-            Finding("ports", Level.BAD, f"{n} (ports.{item.name}) is taken by another program",
-                    f"find it with 'ss -lnp sport = :{n}', or set ports.{item.name}")
-            for n in taken
-        ]  # fmt: skip
+        found += [_taken_port(n, item.name) for n in taken]
     return found or [Finding("ports", Level.GOOD, "all ports of an agent are free")]
+
+
+def _taken_port(port: int, name: str) -> Finding:
+    holder = holder_of(port, socket.SOCK_DGRAM if name == "dns" else socket.SOCK_STREAM)
+    setting = f"ports.{name}"
+    if holder is None:
+        return Finding("ports", Level.BAD, f"{port} ({setting}) is taken by another program",
+                       f"find it with 'ss -lnp sport = :{port}', or set {setting}")  # fmt: skip
+    return Finding("ports", Level.BAD, f"{port} ({setting}) is taken by {holder}", f"stop it, or set {setting}")
 
 
 def _taken(port: int, kind: socket.SocketKind, loopback: bool) -> bool:

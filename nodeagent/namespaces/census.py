@@ -1,4 +1,7 @@
-"""Which network namespaces the processes of a cgroup live in: from ``cgroup.procs`` and ``/proc/PID/ns/net``."""
+"""Which network namespaces the processes of a cgroup live in: from ``cgroup.procs`` and ``/proc/PID/ns/net``.
+
+pyroute2's ``ns_pids`` looks at every process of the host, and knows only namespaces with a name in /run/netns.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _NO_DIRECTORIES = 2
 def census(cgroup: Path, *, threads: bool = False) -> dict[int, int]:
     """Inode of each network namespace -> a process in it, for the processes of the cgroup and of those nested in it.
 
-    A process counts with its main thread; with ``threads`` each of its threads does, and is what is named. What ends
-    while we look is left out; nothing at all: nobody is in there.
+    A process is looked at by its main thread; with ``threads``, every thread is, and the values are threads. Processes
+    that end meanwhile are left out. Empty: no process is in the cgroup.
     """
     found: dict[int, int] = {}
     queue, looked, counted = [str(cgroup)], 0, 0

@@ -1,4 +1,8 @@
-"""Into a network namespace and out again, in one thread, around a synchronous closure."""
+"""Into a network namespace and out again, in one thread, around a synchronous closure.
+
+By hand: a worker does it for each socket that it creates in a namespace. ``pyroute2.netns.pushns`` and ``popns`` take
+16 us of CPU, this takes 3; and they keep the way back of all threads in one list.
+"""
 
 from __future__ import annotations
 

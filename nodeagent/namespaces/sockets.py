@@ -1,7 +1,7 @@
-"""The TCP sockets of a network namespace, and how one is ended that somebody else holds: what ``ss -K`` does.
+"""The TCP sockets of a network namespace, and ending one that another process holds, as ``ss -K`` does.
 
-Whoever holds a socket that was ended gets ECONNABORTED from its next call, its peer a reset. A socket is named by its
-cookie, which the kernel never uses again: what took the same addresses meanwhile is another.
+The holder of an ended socket gets ECONNABORTED from its next call, the peer a reset. A socket is named by its cookie,
+which the kernel never uses again: a later socket with the same addresses is not ended in its place.
 """
 
 from __future__ import annotations

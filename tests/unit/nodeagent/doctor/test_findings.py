@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,17 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
         config = Config(node="n", ports=Ports(outbound=port, tunnel=0, admin=0, metrics=0, ready=0), dns=False)
         (found,) = network.ports(config, agent_runs=False)
     assert found.level is Level.BAD and str(port) in found.text and "ports.outbound" in found.remedy
+    assert f", process {os.getpid()}" in found.text
     assert network.ports(config, agent_runs=True)[0].level is Level.GOOD
+
+
+def test_a_holder_that_nobody_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "holder_of", lambda port, kind: None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = Config(node="n", ports=Ports(outbound=port, tunnel=0, admin=0, metrics=0, ready=0), dns=False)
+        (found,) = network.ports(config, agent_runs=False)
+    assert found.text == f"{port} (ports.outbound) is taken by another program" and "ss -lnp" in found.remedy
 
 
 @pytest.mark.parametrize(("skew", "level"), [(0, Level.GOOD), (20, Level.GOOD), (-31, Level.BAD), (4000, Level.BAD)])
