@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 from nodeagent.channel import ChannelError, Load, Message, NamespaceState, Unpacker, pack
-from nodeagent.telemetry.histogram import SampleError
+from nodeagent.telemetry.samples import SampleError
 
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
 """What a worker may leave unread; one that does not keep up is ended, and starts again from a snapshot."""

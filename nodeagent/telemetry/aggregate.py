@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from nodeagent.telemetry.histogram import Distribution, SampleError
-from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
+from nodeagent.telemetry.samples import CounterSample, Distribution, GaugeSample, HistogramSample, Sample, SampleError
 
 RETIRED_SECONDS = 3600.0
 """How long the last value of a gone workload's series is still exported."""

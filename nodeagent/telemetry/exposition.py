@@ -8,8 +8,15 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from nodeagent.telemetry.histogram import Distribution, SampleError
-from nodeagent.telemetry.samples import COUNTER_SUFFIX, CounterSample, GaugeSample, HistogramSample, Sample
+from nodeagent.telemetry.samples import (
+    COUNTER_SUFFIX,
+    CounterSample,
+    Distribution,
+    GaugeSample,
+    HistogramSample,
+    Sample,
+    SampleError,
+)
 
 HELP = {
     "istio_tcp_connections_opened_total": "Connections established.",

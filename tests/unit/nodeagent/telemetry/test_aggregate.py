@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nodeagent.telemetry.aggregate import RETIRED_SECONDS, Aggregate
-from nodeagent.telemetry.histogram import Distribution, SampleError
-from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
+from nodeagent.telemetry.samples import CounterSample, Distribution, GaugeSample, HistogramSample, Sample, SampleError
 
 
 class Clock:

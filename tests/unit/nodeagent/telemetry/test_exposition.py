@@ -10,8 +10,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from nodeagent.telemetry.exposition import render
-from nodeagent.telemetry.histogram import Distribution, SampleError
-from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
+from nodeagent.telemetry.samples import CounterSample, Distribution, GaugeSample, HistogramSample, Sample, SampleError
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 HOSTILE = 'a"b\\c\nd'

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from nodeagent.telemetry.histogram import DURATION_BOUNDS, Distribution, Histogram, SampleError
-from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample
+from nodeagent.telemetry.histogram import DURATION_BOUNDS, Histogram
+from nodeagent.telemetry.samples import CounterSample, Distribution, GaugeSample, HistogramSample, SampleError
 
 
 def test_a_bound_belongs_to_its_bucket() -> None:

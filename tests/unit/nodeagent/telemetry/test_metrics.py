@@ -7,7 +7,7 @@ import pytest
 from nodeagent.reasons import Reason
 from nodeagent.telemetry import metrics as module
 from nodeagent.telemetry.flow import FlowRecord, Reporter
-from nodeagent.telemetry.histogram import DURATION_BOUNDS, Distribution
+from nodeagent.telemetry.histogram import DURATION_BOUNDS
 from nodeagent.telemetry.metrics import (
     CLOSED,
     DROPPED_SERIES,
@@ -20,7 +20,7 @@ from nodeagent.telemetry.metrics import (
     SENT,
     FlowMetrics,
 )
-from nodeagent.telemetry.samples import HistogramSample, Sample
+from nodeagent.telemetry.samples import Distribution, HistogramSample, Sample
 from tests.support.flows import record
 from tests.support.objects import workload
 
