@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import EgressMode, Workload
-from control.wire.governed import CAPTURE_LABEL, DNS_LABEL
+from control.wire.discovery import Workload
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
-from nodeagent.capture.plan import Destinations, Enrolment, Entry, User, enrol
+from nodeagent.capture.plan import Claim, Destinations, Enrolment, Entry, Member, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
@@ -82,13 +81,10 @@ class Capture:
         self._tree = tree
         self._features = supported
         self._pins = directory
-        self._paths: list[Path] = []
-        self._directories: dict[int, Path] = {}
-        self._former: dict[int, Path] = {}
-        self._resolved: dict[str, list[int]] = {}
-        self._users: list[User] = []
-        self._shared: dict[int, int] = {}
-        """``User.number`` -> cgroup id, of all that ever were: a few bytes for each."""
+        self._claims: dict[str, Claim] = {}
+        """uid of a workload -> what the last ``resolve`` found for it."""
+        self._members: dict[int, Member] = {}
+        self._former: dict[int, Member] = {}
         self._problems: tuple[str, ...] = ()
         self._destination_problems: tuple[str, ...] = ()
         self._watch = Watch()
@@ -172,12 +168,12 @@ class Capture:
         for stale in {*self._listeners.entries(), *self._dns_ports.entries()} - cookies - {current_cookie()}:
             self.unserve(stale)
 
-    def vanished(self, cgroups: dict[int, str]) -> dict[int, str]:
+    def vanished(self, cgroups: Mapping[int, str]) -> dict[int, str]:
         """Those of the cgroups of the ``resolve`` before the last that do not exist any more."""
         return {
-            cgroup: uid
-            for cgroup, uid in cgroups.items()
-            if cgroup in self._former and cgroup_id(self._former[cgroup]) != self._shared.get(cgroup, cgroup)
+            number: uid
+            for number, uid in cgroups.items()
+            if (member := self._former.get(number)) is not None and cgroup_id(member.directory) != member.cgroup
         }
 
     @property
@@ -188,7 +184,7 @@ class Capture:
     @property
     def directories(self) -> Mapping[int, Path]:
         """The directory of each cgroup that the last ``resolve`` found."""
-        return self._directories
+        return {number: member.directory for number, member in self._members.items()}
 
     @property
     def destinations(self) -> Mapping[SocketAddress, Entry]:
@@ -196,46 +192,34 @@ class Capture:
         return self._maps.destinations
 
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
-        """Which cgroups are whose now. Tell the workers before ``apply``, so that they know whom they accept."""
-        found: list[tuple[str, list[int]]] = []
+        """Find the cgroups of these workloads. Tell the workers of the result before ``apply``, so that they know whose
+        connections they accept.
+        """
         problems: list[str] = []
-        unasked: list[str] = []
-        left: list[str] = []
-        confined: set[str] = set()
-        users: list[User] = []
-        self._paths = []
         self._tree.look_again()
-        directories: dict[int, Path] = {}
+        claims: dict[str, Claim] = {}
         for workload in local:
-            if workload.labels.get(DNS_LABEL) == "off":
-                unasked.append(workload.uid)
-            if workload.labels.get(CAPTURE_LABEL) == "off":
-                left.append(workload.uid)
-            if workload.egress_mode is not EgressMode.ALLOW_ANY:
-                confined.add(workload.uid)
             try:
                 paths = self._tree.resolve(workload.selectors)
             except (CgroupError, OSError) as error:
                 problems.append(f"workload {workload.uid}: {error}")
-                kept = self._resolved.get(workload.uid, [])  # who is captured stays captured
-                directories.update((number, path) for number in kept if (path := self._directories.get(number)))
-                found.append((workload.uid, kept))
-                users += [user for user in self._users if user.number in kept]
+                former = self._claims.get(workload.uid)
+                claim = Claim.of(workload, {} if former is None else former.cgroups)
+                # what is captured stays captured, also where the selector's user has changed meanwhile
+                claims[workload.uid] = claim if former is None else replace(claim, user=former.user)
                 continue
-            self._paths += paths
-            numbers = {number: path for path in paths if (number := cgroup_id(path)) is not None}
-            if workload.selectors.uid is not None:
-                selected = [User(cgroup, workload.selectors.uid) for cgroup in numbers]
-                users += selected
-                numbers = {user.number: numbers[user.cgroup] for user in selected}
-            directories.update(numbers)
-            found.append((workload.uid, list(numbers)))
-        self._resolved = dict(found)
-        self._former, self._directories = self._directories, directories
-        self._shared |= {user.number: user.cgroup for user in users}
-        self._users = users
+            cgroups = {number: path for path in paths if (number := cgroup_id(path)) is not None}
+            claims[workload.uid] = Claim.of(workload, cgroups)
+        self._claims = claims
+        self._former, self._members = self._members, {}
+        for claim in claims.values():
+            self._members |= claim.members
         self._watch.follow(self._tree.looked_in)
-        return enrol(found, (*problems, *self._tree.container_problems), unasked, confined, users, left)
+        return enrol(claims.values(), (*problems, *self._tree.container_problems))
+
+    def holds(self, number: int) -> bool:
+        """Whether the kernel has the entry of this cgroup, or ``User.number``, so that it takes its connections."""
+        return number in self._maps.cgroups
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
@@ -302,7 +286,7 @@ class Capture:
             cgroup_root=str(self._tree.root),
             bpffs_mounted=self._pins.mounted,
             programs=programs,
-            cohabitants=cohabitants([self._tree.root, *self._paths], own),
+            cohabitants=cohabitants([self._tree.root, *self.directories.values()], own),
             counters=self._counters.read(),
             enrolled=len(self._maps.cgroups),
             destinations=len(self._maps.destinations),

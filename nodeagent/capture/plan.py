@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip
-from control.wire.discovery import Service, Workload
+from control.wire.discovery import EgressMode, Service, Workload
+from control.wire.governed import CAPTURE_LABEL, DNS_LABEL
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 from nodeagent.state.targets import external_sockets
 
@@ -37,39 +39,109 @@ class User(NamedTuple):
         return int.from_bytes(digest, "big") | 1 << 63
 
 
+class Member(NamedTuple):
+    """A cgroup that a claim covers, or the part of it that belongs to one user."""
+
+    cgroup: int
+    """The kernel's id of the cgroup."""
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The cgroups that one workload selects, and how the traffic of their processes is treated."""
+
+    workload: str
+    """uid of the workload."""
+    cgroups: Mapping[int, Path] = field(default_factory=dict)
+    """Kernel id of each selected cgroup -> its directory."""
+    user: int | None = None
+    """Cover only the processes of this user; None: every process in the cgroups."""
+    dns: bool = True
+    """Whether the agent takes their DNS questions (``DNS_LABEL``)."""
+    egress: EgressMode = EgressMode.ALLOW_ANY
+    left: bool = False
+    """Whether the workload has left the mesh for now (``CAPTURE_LABEL``)."""
+
+    @classmethod
+    def of(cls, workload: Workload, cgroups: Mapping[int, Path]) -> Claim:
+        """The claim of a workload to these cgroups."""
+        return cls(
+            workload=workload.uid, cgroups=cgroups, user=workload.selectors.uid,
+            dns=workload.labels.get(DNS_LABEL) != "off", egress=workload.egress_mode,
+            left=workload.labels.get(CAPTURE_LABEL) == "off",
+        )  # fmt: skip
+
+    @property
+    def confined(self) -> bool:
+        """Whether the processes may reach only what is registered. An unknown mode confines."""
+        return self.egress is not EgressMode.ALLOW_ANY
+
+    @property
+    def users(self) -> tuple[User, ...]:
+        """The users of cgroups that the claim covers; none if it covers whole cgroups."""
+        return () if self.user is None else tuple(User(cgroup, self.user) for cgroup in self.cgroups)
+
+    @property
+    def members(self) -> dict[int, Member]:
+        """Each number that stands for a part of the claim: a cgroup id, or ``User.number``."""
+        if self.user is None:
+            return {cgroup: Member(cgroup, path) for cgroup, path in self.cgroups.items()}
+        return {user.number: Member(user.cgroup, self.cgroups[user.cgroup]) for user in self.users}
+
+
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Who is in which cgroup. ``contested`` cgroups are captured, but nobody's: the relay refuses them."""
+    """Which claims there are to each cgroup. A cgroup with several claims is *contested*: its connections are captured,
+    but it belongs to no workload, and the relay refuses them.
+    """
 
-    cgroups: dict[int, str]
-    """Cgroup id, or ``User.number`` -> uid of the workload."""
-    contested: frozenset[int] = frozenset()
+    claims: Mapping[int, tuple[Claim, ...]]
+    """Cgroup id, or ``User.number`` -> the claims to it, at least one."""
     problems: tuple[str, ...] = ()
-    unasked: frozenset[str] = frozenset()
-    """uids of workloads whose DNS questions are left alone (``DNS_LABEL``)."""
-    left: frozenset[str] = frozenset()
-    """uids of workloads that are not captured for now (``CAPTURE_LABEL``)."""
-    confined: frozenset[int] = frozenset()
-    """Cgroups whose processes reach what the registry names and nothing else (REGISTRY_ONLY)."""
-    users: frozenset[User] = frozenset()
-    """Those of ``cgroups`` and ``contested`` that are users of cgroups."""
     partial: bool = False
     """Not everything is known: nothing that is captured now may be let go on the strength of this."""
 
+    @property
+    def cgroups(self) -> dict[int, str]:
+        """Cgroup id, or ``User.number`` -> uid of the one workload that claims it."""
+        return {number: claims[0].workload for number, claims in self.claims.items() if len(claims) == 1}
+
+    @property
+    def contested(self) -> dict[int, tuple[str, ...]]:
+        """Cgroup id, or ``User.number`` -> uids of the workloads that all claim it, sorted."""
+        return {
+            number: tuple(sorted(claim.workload for claim in claims))
+            for number, claims in self.claims.items()
+            if len(claims) > 1
+        }
+
+    @property
+    def users(self) -> frozenset[User]:
+        """Those of the numbers in ``claims`` that stand for users of cgroups."""
+        return frozenset(user for claims in self.claims.values() for claim in claims for user in claim.users)
+
     def entries(self) -> dict[int, Entry]:
         """What the map of enrolled cgroups should hold."""
-        tags = {cgroup: tag(uid) for cgroup, uid in self.cgroups.items()} | dict.fromkeys(self.contested, 0)
-        entries = {cgroup: Entry(owner, self._flags(cgroup)) for cgroup, owner in tags.items()}
+        entries = {number: Entry(_owner_tag(claims), _flags(claims)) for number, claims in self.claims.items()}
         for shared in {user.cgroup for user in self.users}:
             whole = entries.get(shared, Entry(0, CgroupFlag.ONLY_USERS))
             entries[shared] = whole._replace(flags=whole.flags | CgroupFlag.BY_USER)
         return entries
 
-    def _flags(self, cgroup: int) -> CgroupFlag:
-        if self.cgroups.get(cgroup) in self.left:
-            return CgroupFlag.LEFT
-        unasked = CgroupFlag.NO_DNS if self.cgroups.get(cgroup) in self.unasked else CgroupFlag(0)
-        return unasked | (CgroupFlag.REGISTRY_ONLY if cgroup in self.confined else CgroupFlag(0))
+
+def _owner_tag(claims: tuple[Claim, ...]) -> int:
+    return tag(claims[0].workload) if len(claims) == 1 else 0
+
+
+def _flags(claims: tuple[Claim, ...]) -> CgroupFlag:
+    """The strictest of all claims; whether to leave a cgroup alone is for its only owner to say."""
+    flags = CgroupFlag.REGISTRY_ONLY if any(claim.confined for claim in claims) else CgroupFlag(0)
+    if len(claims) > 1:
+        return flags
+    if claims[0].left:
+        return CgroupFlag.LEFT
+    return flags if claims[0].dns else flags | CgroupFlag.NO_DNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,38 +165,21 @@ def tag(uid: str) -> int:
     return crc32(uid.encode())
 
 
-def enrol(
-    found: Iterable[tuple[str, Iterable[int]]],
-    problems: Iterable[str] = (),
-    unasked: Iterable[str] = (),
-    confined: Container[str] = (),
-    users: Collection[User] = (),
-    left: Iterable[str] = (),
-) -> Enrolment:
-    """From (workload uid, ids of its cgroups). A cgroup that two workloads select is nobody's, and a problem. So is a
-    user of a cgroup: ``users`` has those of which the numbers are among the ids.
-
-    ``unasked``: uids of workloads whose DNS questions are left alone; ``confined``: uids of those that reach only what
-    is registered; ``left``: uids of those that are not captured for now. A cgroup is confined if any that selects it
-    is.
-    """
-    owners: dict[int, list[str]] = {}
-    for uid, cgroups in found:
-        for cgroup in cgroups:
-            owners.setdefault(cgroup, []).append(uid)
-    contested = {cgroup: uids for cgroup, uids in owners.items() if len(uids) > 1}
-    names = {user.number: f"{user.cgroup} uid {user.uid}" for user in users}
-    told = tuple(
-        f"cgroup {names.get(cgroup, cgroup)} is selected by {' and '.join(sorted(uids))}: its connections to the mesh"
+def enrol(claims: Iterable[Claim], problems: Iterable[str] = ()) -> Enrolment:
+    """Put the claims of all workloads together. A cgroup, or a user of one, that two workloads claim is a problem."""
+    found: dict[int, list[Claim]] = {}
+    names: dict[int, str] = {}
+    for claim in claims:
+        for number, member in claim.members.items():
+            found.setdefault(number, []).append(claim)
+            names[number] = str(number) if claim.user is None else f"{member.cgroup} uid {claim.user}"
+    enrolment = Enrolment({number: tuple(group) for number, group in found.items()})
+    contested = tuple(
+        f"cgroup {names[number]} is selected by {' and '.join(workloads)}: its connections to the mesh"
         " are refused; make their selectors disjoint"
-        for cgroup, uids in sorted(contested.items())
+        for number, workloads in sorted(enrolment.contested.items())
     )
-    settled = {cgroup: uids[0] for cgroup, uids in owners.items() if len(uids) == 1}
-    shut = frozenset(cgroup for cgroup, uids in owners.items() if any(uid in confined for uid in uids))
-    return Enrolment(
-        settled, frozenset(contested), (*problems, *told), unasked=frozenset(unasked), left=frozenset(left),
-        confined=shut, users=frozenset(users),
-    )  # fmt: skip
+    return replace(enrolment, problems=(*problems, *contested))
 
 
 def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:

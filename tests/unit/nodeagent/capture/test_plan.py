@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress
-from control.wire.discovery import ExternalEndpoint, Resolution, Service, ServicePort
-from nodeagent.capture.plan import Entry, User, destinations_of, difference, enrol, tag
+from control.wire.discovery import EgressMode, ExternalEndpoint, Resolution, Service, ServicePort
+from nodeagent.capture.plan import Claim, Entry, Member, User, destinations_of, difference, enrol, tag
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 from tests.support.objects import external, workload
 
@@ -68,41 +70,64 @@ def test_an_address_that_cannot_be_read_is_a_problem_and_spares_the_others() -> 
     assert "shop/web" in problem and "not captured" in problem
 
 
+def claim(uid: str, *cgroups: int, **changes: Any) -> Claim:
+    return Claim(workload=uid, cgroups={number: Path(f"/c/{number}") for number in cgroups}, **changes)
+
+
+CONFINED = EgressMode.REGISTRY_ONLY
+
+
 def test_each_cgroup_is_of_its_workload() -> None:
-    enrolment = enrol([("shop/a", [1, 2]), ("shop/b", [3]), ("shop/c", [])], ["before"])
+    enrolment = enrol([claim("shop/a", 1, 2), claim("shop/b", 3), claim("shop/c")], ["before"])
     assert enrolment.cgroups == {1: "shop/a", 2: "shop/a", 3: "shop/b"}
     assert enrolment.problems == ("before",)
     assert enrolment.entries() == {1: Entry(tag("shop/a"), 0), 2: Entry(tag("shop/a"), 0), 3: Entry(tag("shop/b"), 0)}
 
 
 def test_confined_workloads_are_marked_and_so_is_what_one_of_them_claims() -> None:
-    made = enrol([("a", [1, 2]), ("b", [2, 3]), ("c", [4])], unasked=["c"], confined={"a", "c"})
+    made = enrol([claim("a", 1, 2, egress=CONFINED), claim("b", 2, 3), claim("c", 4, egress=CONFINED, dns=False)])
     flags = {cgroup: entry.flags for cgroup, entry in made.entries().items()}
     only = CgroupFlag.REGISTRY_ONLY
     assert flags == {1: only, 2: only, 3: 0, 4: only | CgroupFlag.NO_DNS}
 
 
+def test_a_workload_that_has_left_is_left_alone_unless_another_claims_its_cgroup() -> None:
+    made = enrol([claim("a", 1, 2, left=True, egress=CONFINED), claim("b", 2)])
+    assert {n: entry.flags for n, entry in made.entries().items()} == {1: CgroupFlag.LEFT, 2: CgroupFlag.REGISTRY_ONLY}
+
+
 def test_users_of_a_cgroup_have_entries_of_their_own() -> None:
     alone, other = User(7, 1001), User(8, 1001)
-    made = enrol([("a", [alone.number]), ("b", [8]), ("c", [other.number])], confined={"b"}, users=[alone, other])
+    made = enrol([claim("a", 7, user=1001), claim("b", 8, egress=CONFINED), claim("c", 8, user=1001)])
     entries = made.entries()
-    assert {number: made.cgroups[number] for number in (alone.number, other.number)} == {
-        alone.number: "a",
-        other.number: "c",
-    }
+    assert made.cgroups == {alone.number: "a", 8: "b", other.number: "c"}
+    assert made.users == {alone, other}
     assert entries[7] == Entry(0, CgroupFlag.BY_USER | CgroupFlag.ONLY_USERS)
     assert entries[8] == Entry(tag("b"), CgroupFlag.BY_USER | CgroupFlag.REGISTRY_ONLY)
     assert entries[alone.number] == Entry(tag("a"), 0)
     assert alone.number >> 63 == 1 and len({alone.number, other.number, User(7, 1002).number}) == 3
+    assert claim("a", 7, user=1001).members == {alone.number: Member(7, Path("/c/7"))}
+
+
+def test_two_claims_to_one_user_name_the_user() -> None:
+    (problem,) = enrol([claim("shop/a", 7, user=1001), claim("shop/b", 7, user=1001)]).problems
+    assert problem.startswith("cgroup 7 uid 1001 is selected by shop/a and shop/b")
 
 
 def test_a_cgroup_of_two_workloads_is_captured_but_nobodys() -> None:
-    enrolment = enrol([("shop/a", [1, 2]), ("shop/b", [2])])
+    enrolment = enrol([claim("shop/a", 1, 2), claim("shop/b", 2)])
     assert enrolment.cgroups == {1: "shop/a"}
-    assert enrolment.contested == {2}
+    assert enrolment.contested == {2: ("shop/a", "shop/b")}
     assert 2 in enrolment.entries(), "it must not fall out of the mesh"
     (problem,) = enrolment.problems
     assert "shop/a and shop/b" in problem
+
+
+def test_a_claim_says_what_its_workload_says() -> None:
+    quiet = workload("web-0", labels={"nodemesh.io/dns": "off", "nodemesh.io/capture": "off"}, egress_mode=CONFINED)
+    made = Claim.of(quiet, {7: Path("/c/7")})
+    assert made == claim(quiet.uid, 7, dns=False, left=True, egress=CONFINED)
+    assert Claim.of(workload("web-0"), {}) == claim(workload("web-0").uid)
 
 
 keys = st.dictionaries(st.integers(0, 9), st.integers(0, 2))

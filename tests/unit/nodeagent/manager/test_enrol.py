@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pytest
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.watch import Batch, Change
-from nodeagent.capture.plan import Destinations, Enrolment
+from nodeagent.capture.plan import Claim, Destinations, Enrolment, enrol
 from nodeagent.manager.enrol import INCOMPLETE, Changes, Enroller
 from nodeagent.state.view import NodeState
 from tests.support.objects import delta, service, snapshot, workload
@@ -37,7 +38,8 @@ class Kernel:
         if self.fail is not None:
             raise self.fail
         uids = {item.uid for item in local}
-        return Enrolment({cgroup: uid for cgroup, uid in self.cgroups.items() if uid in uids})
+        found = [(cgroup, uid) for cgroup, uid in self.cgroups.items() if uid in uids]
+        return enrol([Claim(workload=uid, cgroups={cgroup: Path(f"/c/{cgroup}")}) for cgroup, uid in found])
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         self.events.append(("kernel", dict(enrolment.cgroups)))
