@@ -1,9 +1,11 @@
 """The words between the manager and its workers, over a Unix stream socket pair that nobody else can reach.
 
 Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
-first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces``
-and every ``Svid`` it has; from then on whatever changes. The worker answers ``Ready`` once its listeners are open,
-``Applied`` after each batch, ``Inside`` after ``Namespaces``, and each ``Collect``/``ListFlows`` by its number.
+first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces``,
+every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it sends whatever changes. The worker
+answers ``Begin`` with ``Ready`` once everything before it has been applied and its listeners are open; ``StateBatch``
+with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect`` and ``ListFlows``
+by its number.
 """
 
 from __future__ import annotations
@@ -75,6 +77,20 @@ class Enrolment:
     """Every enrolled cgroup and the uid of its workload. Keys are cgroup ids in decimal (JSON knows no int keys)."""
 
     cgroups: dict[str, str]
+    edition: int = 0
+    """Counts the enrolments that the manager has sent; a worker repeats it in ``Heard``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A worker's answer to Enrolment: connections are judged by this edition from now on."""
+
+    edition: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """Everything that the manager knows has been sent: open the listeners, then answer Ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +195,8 @@ class Drain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The worker's listeners are open."""
+    """The last word of a worker's start: it has applied what was sent before ``Begin`` (state, SVIDs), has entered the
+    network namespaces of workloads, and accepts connections."""
 
     pid: int
 
@@ -239,6 +256,8 @@ class Drained:
 
 Message = (
     Start
+    | Begin
+    | Heard
     | StateBatch
     | Svid
     | Enrolment
@@ -261,7 +280,7 @@ Message = (
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Start, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Departed, Namespaces,
+        Start, Begin, Heard, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Departed, Namespaces,
         Inside, Collect, ListFlows, Spread, Load, Drain,
         Ready, Applied, Collected, Flows, Drained,
     )

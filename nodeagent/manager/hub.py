@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from control.wire.watch import Batch
 from nodeagent.channel import (
     Applied,
+    Begin,
     Collect,
     Collected,
     Departed,
@@ -22,6 +23,7 @@ from nodeagent.channel import (
     Drained,
     Enrolment,
     Flows,
+    Heard,
     Inside,
     ListFlows,
     Load,
@@ -108,6 +110,11 @@ class Hub:
         """Workers whose listeners are open."""
         return sum(link.ready for link in self._links)
 
+    @property
+    def heard(self) -> int:
+        """The edition of the enrolment that every worker with open listeners knows; -1 if there is no such worker."""
+        return min((link.heard for link in self._links if link.ready), default=-1)
+
     def new_link(self, index: int) -> WorkerLink:
         """A link for a worker that is about to start; ``attach`` it when its socket is connected."""
         return WorkerLink(index, self._on_message)
@@ -128,6 +135,7 @@ class Hub:
             link.send(svid)
         if self._packing.active > 1:  # one is what a worker begins with
             link.send(Spread(workers=self._packing.active))
+        link.send(Begin())
 
     def detach(self, link: WorkerLink) -> None:
         """The worker is gone: its counts stay, nobody waits for it."""
@@ -150,12 +158,15 @@ class Hub:
             self._svids.pop(svid.identity, None)
         self._broadcast(svid)
 
-    def publish_enrolment(self, cgroups: dict[int, str]) -> None:
-        """Which workload each enrolled cgroup is; to be told *before* the cgroup's connections can be captured."""
-        enrolment = Enrolment(cgroups={str(cgroup): uid for cgroup, uid in cgroups.items()})
-        if enrolment != self._enrolment:
-            self._enrolment = enrolment
-            self._broadcast(enrolment)
+    def publish_enrolment(self, cgroups: Mapping[int, str]) -> int:
+        """Tell the workers whose each enrolled cgroup is, *before* its connections can be captured. The edition: every
+        worker knows of it once ``heard`` is at least that.
+        """
+        named = {str(cgroup): uid for cgroup, uid in cgroups.items()}
+        if named != self._enrolment.cgroups:
+            self._enrolment = Enrolment(cgroups=named, edition=self._enrolment.edition + 1)
+            self._broadcast(self._enrolment)
+        return self._enrolment.edition
 
     def publish_exclusions(self, workloads: Mapping[str, str], everybody: str = "") -> None:
         """Which workloads (uid) every worker is to keep out of the splice, and why; or why all of them."""
@@ -242,9 +253,8 @@ class Hub:
         elif isinstance(message, SpliceStuck):
             if self.on_stuck is not None:
                 self.on_stuck(message.workloads)
-        elif isinstance(message, Inside):
-            link.inside = message.states
-            self._on_change()
+        elif isinstance(message, (Heard, Inside)):
+            self._on_whereabouts(link, message)
         elif isinstance(message, (Collected, Flows)):
             self._on_answer(link, message)
         elif isinstance(message, Drained):
@@ -252,6 +262,13 @@ class Hub:
                 self._drained.answer(link, message)
         else:
             logger.error("worker %d sent %s, which only the manager says", link.index, type(message).__name__)
+
+    def _on_whereabouts(self, link: WorkerLink, message: Heard | Inside) -> None:
+        if isinstance(message, Heard):
+            link.heard = message.edition
+        else:
+            link.inside = message.states
+        self._on_change()
 
     def _on_answer(self, link: WorkerLink, message: Collected | Flows) -> None:
         if isinstance(message, Collected) and link in self._links:

@@ -22,8 +22,10 @@ class WorkerLink(asyncio.Protocol):
     def __init__(self, index: int, on_message: Callable[[WorkerLink, Message], None]) -> None:
         self.index = index
         self.ready = False
-        """Whether the worker's listeners are open."""
+        """Whether the worker accepts connections."""
         self.pid = 0
+        self.heard = -1
+        """The edition of the enrolment that the worker judges by."""
         self.revision = 0
         """The revision that the worker decides by."""
         self.rejected: tuple[str, ...] = ()

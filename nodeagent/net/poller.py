@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import AbstractEventLoop
+from errno import ESHUTDOWN
 from select import epoll
 from typing import Final, Protocol
 
@@ -46,17 +47,20 @@ class Poller:
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def add(self, descriptor: int, owner: Watched, events: int) -> None:
-        """Watch the descriptor. OSError where the kernel's limit for that is reached."""
+        """Watch the descriptor. OSError where the kernel's limit for that is reached, and once the poller is closed."""
+        if self._epoll.closed:
+            raise OSError(ESHUTDOWN, "this worker stops")
         self._epoll.register(descriptor, events)
         self._watched[descriptor] = owner
 
     def change(self, descriptor: int, events: int) -> None:
         """Watch for other events; errors and hang-ups are told in any case."""
-        self._epoll.modify(descriptor, events)
+        if not self._epoll.closed:
+            self._epoll.modify(descriptor, events)
 
     def remove(self, descriptor: int) -> None:
         """Watch it no more; it stays open."""
-        if self._watched.pop(descriptor, None) is not None:
+        if self._watched.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     def doom(self, descriptor: int, owner: Watched) -> None:
@@ -70,7 +74,9 @@ class Poller:
             self.loop.call_soon(self._bury)
 
     def close(self) -> None:
-        """Watch nothing more. What is registered still belongs to its owner."""
+        """Watch nothing more. What is registered still belongs to its owner, which may go on using this object: the
+        loop may hold callbacks of owners that were scheduled before.
+        """
         if not self._epoll.closed:
             self.loop.remove_reader(self._epoll.fileno())
             self._bury()
@@ -79,6 +85,8 @@ class Poller:
     def _turn(self) -> None:
         watched = self._watched
         for _ in range(ROUNDS):
+            if self._epoll.closed:  # by a handler
+                return
             events = self._epoll.poll(0, MAX_EVENTS)
             for descriptor, happened in events:
                 owner = watched.get(descriptor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, Task
+from asyncio import AbstractEventLoop, Task, current_task, wait
 from collections.abc import Coroutine
 from typing import Any
 
@@ -42,6 +42,13 @@ class Tasks:
         """Cancel everything that runs."""
         for task in self._tasks:
             task.cancel()
+
+    async def end(self, seconds: float) -> None:
+        """Cancel everything that runs, and wait for it, for at most so many seconds."""
+        self.cancel()
+        ending = self._tasks - {current_task()}
+        if ending:
+            await wait(ending, timeout=seconds)
 
     def __len__(self) -> int:
         return len(self._tasks)

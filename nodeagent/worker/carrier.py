@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nodeagent import channel
 from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.services import Services
+from nodeagent.reasons import Reason
 from nodeagent.relay.departures import Departures
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
@@ -58,6 +59,15 @@ class Carrier:
         """No further connection is accepted."""
         self.listeners.close()
         self.inhabited.close()
+
+    def abort(self) -> None:
+        """Accept nothing more and reset what is open: the worker stops at once."""
+        self.close_doors()
+        if self.dns is not None:
+            self.dns.close_all()
+        self.services.tracker.shut_down()
+        for tunnel in (*self.outbound.pool, *self.inbound.tunnels):
+            tunnel.fail(Reason.AGENT_SHUTDOWN, "the worker stops")
 
     def refresh(self) -> None:
         """SVIDs or bundles changed: tunnels that were made with former ones take no more streams."""

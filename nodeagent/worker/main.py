@@ -23,7 +23,7 @@ async def run(channel_fd: int) -> int:
     pair = socket.socket(fileno=channel_fd)
     _, worker = await loop.create_connection(lambda: Worker(loop), sock=pair)
     await worker.stopped.wait()
-    worker.close()
+    await worker.close()
     return worker.exit_code
 
 

@@ -1,4 +1,7 @@
-"""The network namespaces that the manager found: opened, listened in, let go, each with everything that is in it."""
+"""The network namespaces that the manager found: opened, listened in, let go, each with everything that is in it.
+
+A namespace is opened the moment the manager names it, before anybody can ask for a workload in it; listeners follow.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,8 @@ class _Place:
 
     namespace: Namespace | None
     listeners: Listeners
+    opened: bool = False
+    """Whether the listeners were opened, or as many of them as ``problem`` leaves."""
     problem: str = ""
 
 
@@ -73,15 +78,23 @@ class Inhabited:
         self._workers = 1
         self._closed = False
 
-    def open(self, doors: Doors, departures: Departures, report: Callable[[tuple[NamespaceState, ...]], None]) -> None:
-        """From now on listeners can be opened; ``report`` hears what became of each namespace."""
+    async def open(
+        self, doors: Doors, departures: Departures, report: Callable[[tuple[NamespaceState, ...]], None]
+    ) -> None:
+        """Open listeners in every namespace that the manager has named so far, and in others as it names them.
+        ``report`` hears what became of each namespace, the first time before this returns.
+        """
         self._doors, self._departures, self._report = doors, departures, report
-        self.bring_about()
+        self._busy = True
+        await self._bring_about(doors)
 
     def tell(self, message: Namespaces) -> None:
-        """What the manager found. Who lives where holds at once; listeners follow."""
+        """What the manager found. Who lives where holds at once, listeners follow."""
         self._homes = message.homes
         self._wanted = {entry.cookie: entry for entry in message.namespaces}
+        for cookie, entry in self._wanted.items():
+            if cookie not in self._places:
+                self._places[cookie] = self._enter(entry)
         self._unanswered = True
         self.bring_about()
 
@@ -92,17 +105,19 @@ class Inhabited:
             self._tasks.spawn(self._bring_about(self._doors), "namespaces")
 
     def _due(self) -> bool:
-        return self._places.keys() != self._wanted.keys() or any(place.problem for place in self._places.values())
+        return self._places.keys() != self._wanted.keys() or not all(map(self._served, self._places))
 
     async def _bring_about(self, doors: Doors) -> None:
+        tried = set[int]()
         try:
             while not self._closed:
                 for cookie in self._places.keys() - self._wanted.keys():
                     self._leave(self._places.pop(cookie))
-                todo = [entry for cookie, entry in self._wanted.items() if not self._served(cookie)]
-                for entry in todo:
-                    await self._enter(entry, doors)
-                if self._places.keys() == self._wanted.keys():  # nothing else was wanted meanwhile
+                todo = [cookie for cookie in self._wanted if cookie not in tried and not self._served(cookie)]
+                for cookie in todo:
+                    await self._listen(cookie, doors)
+                tried.update(todo)
+                if not todo:  # nothing else was wanted meanwhile
                     break
         finally:
             self._busy = False
@@ -112,25 +127,33 @@ class Inhabited:
             self._report(states)
 
     def _served(self, cookie: int) -> bool:
-        place = self._places.get(cookie)
-        return place is not None and not place.problem
+        place = self._places[cookie]
+        return place.opened and not place.problem
 
-    async def _enter(self, entry: NamespaceEntry, doors: Doors) -> None:
-        """Open a namespace, or what is missing of one. Whatever fails is told, and tried again at the next tick."""
-        place = self._places.get(entry.cookie)
-        if place is None:
-            place = _Place(None, Listeners(self._loop, self._poller))
-            place.listeners.spread(self._workers)
+    def _enter(self, entry: NamespaceEntry) -> _Place:
+        place = _Place(None, Listeners(self._loop, self._poller))
+        place.listeners.spread(self._workers)
+        try:
+            place.namespace = _opened(entry)
+        except NamespaceError as error:
+            place.problem = str(error)
+        return place
+
+    async def _listen(self, cookie: int, doors: Doors) -> None:
+        """Open what is missing in a namespace. Whatever fails is reported, and tried again at the next tick."""
+        entry, place = self._wanted.get(cookie), self._places[cookie]
+        if entry is None:  # the manager let go of it meanwhile
+            return
         try:
             if place.namespace is None:
                 place.namespace = _opened(entry)
             place.problem = await place.listeners.open_inside(place.namespace, doors)
+            place.opened = True
         except (NamespaceError, ListenError) as error:
             place.problem = str(error)
-        if self._closed or entry.cookie not in self._wanted:
+        if self._closed or cookie not in self._wanted:
+            self._places.pop(cookie, None)
             self._leave(place)
-        else:
-            self._places[entry.cookie] = place
 
     def _leave(self, place: _Place) -> None:
         """Accept nothing more in it; let its connections end, and then the namespace go."""
@@ -202,7 +225,7 @@ class Inhabited:
             return None
         place = self._places.get(cookie)
         if place is None or place.namespace is None:
-            why = place.problem if place is not None else "this worker has not opened it yet"
+            why = place.problem if place is not None else "its last enrolled process has left it"
             raise HomelessError(f"the workload's network namespace cannot be used: {why}")
         return place.namespace
 

@@ -100,8 +100,8 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
 async def open_listeners(
     start: channel.Start, carrier: Carrier, report: Callable[[tuple[channel.NamespaceState, ...]], None]
 ) -> None:
-    """From now on connections and DNS questions are accepted. ListenError, DnsPortError, LoaderError. ``report`` hears
-    of the namespaces of workloads.
+    """Accept connections and DNS questions, in the agent's own network namespace and in those of workloads, of which
+    ``report`` hears. ListenError, DnsPortError, LoaderError.
     """
     plaintext = Plaintext(carrier.services, carrier.outbound.reach, start.inbound_port)
     if start.pin_dir:
@@ -116,7 +116,7 @@ async def open_listeners(
         tunnel_port=start.tunnel_port, dns=carrier.dns, plaintext=plaintext,
         plaintext_port=start.inbound_port, steers=lambda: SteerTable(Path(start.pin_dir), start.index),
     )  # fmt: skip
-    carrier.inhabited.open(doors, carrier.departures, report)
+    await carrier.inhabited.open(doors, carrier.departures, report)
 
 
 def _captured(start: channel.Start) -> OriginalDestinations:

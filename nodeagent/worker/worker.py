@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from asyncio import AbstractEventLoop, Event, Protocol, Transport
+from asyncio import AbstractEventLoop, Event, Protocol, TimerHandle, Transport, sleep
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent import channel
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from asyncio import BaseTransport
 
 TICK_SECONDS: Final = 1.0
+END_SECONDS: Final = 1.0
+"""How long tasks may take to end after they were cancelled."""
 EXIT_DEFECT: Final = 70
 EXIT_CANNOT_LISTEN: Final = 78
 
@@ -51,8 +53,10 @@ class Worker(Protocol):
         self._exclusions = channel.SpliceExclusions(workloads={})
         self._metrics = FlowMetrics(loop.time)
         self._log: Log = NoLog()
+        self._start: channel.Start | None = None
         self._carrier: Carrier | None = None
         """None until the manager has said how to run."""
+        self._timer: TimerHandle | None = None
 
     # --- the channel ---
 
@@ -80,7 +84,9 @@ class Worker(Protocol):
     def _on_message(self, message: channel.Message) -> None:
         match message:
             case channel.Start():
-                self.tasks.spawn(self._start_or_stop(message), "start")
+                self._prepare(message)
+            case channel.Begin():
+                self.tasks.spawn(self._open_or_stop(), "open")
             case channel.StateBatch():
                 self._on_batch(message)
             case channel.Svid():
@@ -91,11 +97,8 @@ class Worker(Protocol):
                 self._exclusions = message
                 if self._carrier is not None:
                     self._carrier.exclude(self._exclusions.workloads, self._exclusions.everybody)
-            case channel.Collect():
-                self._collect(message.number)
-            case channel.ListFlows():
-                carrier, number = self._carrier, message.number
-                self._send(carrier.flows(number) if carrier is not None else channel.Flows(number=number))
+            case channel.Collect() | channel.ListFlows():
+                self._answer(message)
             case channel.Spread():
                 self._spread = message.workers
                 if self._carrier is not None:
@@ -111,6 +114,7 @@ class Worker(Protocol):
             case channel.Enrolment():
                 self.enrolled.clear()
                 self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
+                self._send(channel.Heard(edition=message.edition))
             case channel.Departed():
                 gone = {int(cgroup): uid for cgroup, uid in message.cgroups.items()}
                 if self._carrier is not None and (cut := self._carrier.departed(gone, self.enrolled)):
@@ -159,6 +163,13 @@ class Worker(Protocol):
         if self._carrier is not None:
             self._carrier.refresh()
 
+    def _answer(self, question: channel.Collect | channel.ListFlows) -> None:
+        carrier, number = self._carrier, question.number
+        if isinstance(question, channel.Collect):
+            self._collect(number)
+        else:
+            self._send(carrier.flows(number) if carrier is not None else channel.Flows(number=number))
+
     def _collect(self, number: int) -> None:
         if self._carrier is not None:
             self._carrier.measure(self._metrics)
@@ -167,38 +178,52 @@ class Worker(Protocol):
 
     # --- life ---
 
-    async def _start_or_stop(self, start: channel.Start) -> None:
+    def _prepare(self, start: channel.Start) -> None:
+        """Build everything but the listeners: from now on it hears of every change."""
+        self._start = start
         try:
-            await self._start(start)
-        except (ListenError, DnsPortError) as error:
-            _log.error("%s", error)
-            self._stop(EXIT_CANNOT_LISTEN)
+            logging.getLogger().setLevel(start.log_level.upper())
+            self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
+            known = Known(
+                loop=self.loop, tasks=self.tasks, poller=self.poller, state=self.state,
+                certificates=self.certificates, enrolled=self.enrolled, inhabited=self.inhabited,
+                metrics=self._metrics,
+            )  # fmt: skip
+            self._carrier = carrier = put_together(start, known, self._log)
         except Exception:  # the access log, the pinned maps: a worker that is not ready and lives serves nobody
-            _log.exception("this worker cannot start")
-            self._stop(EXIT_DEFECT)
-
-    async def _start(self, start: channel.Start) -> None:
-        logging.getLogger().setLevel(start.log_level.upper())
-        self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
-        known = Known(
-            loop=self.loop, tasks=self.tasks, poller=self.poller, state=self.state,
-            certificates=self.certificates, enrolled=self.enrolled, inhabited=self.inhabited, metrics=self._metrics,
-        )  # fmt: skip
-        # from here on it hears of changes: the first connection may be accepted before the last listener is open
-        self._carrier = carrier = put_together(start, known, self._log)
+            self._cannot_start()
+            return
         carrier.spread(self._spread)
         carrier.exclude(self._exclusions.workloads, self._exclusions.everybody)
         if carrier.services.splicing is not None:
             carrier.services.splicing.on_stuck = lambda stuck: self._send(channel.SpliceStuck(workloads=stuck))
+
+    async def _open_or_stop(self) -> None:
+        if self._start is None or self._carrier is None:  # it stops already: it could not be prepared
+            return
+        try:
+            await self._open(self._start, self._carrier)
+        except (ListenError, DnsPortError) as error:
+            _log.error("%s", error)
+            self._stop(EXIT_CANNOT_LISTEN)
+        except Exception:
+            self._cannot_start()
+
+    async def _open(self, start: channel.Start, carrier: Carrier) -> None:
+        """Accept connections, and say so last: whoever hears Ready may send connections to every listener."""
         await open_listeners(start, carrier, lambda states: self._send(channel.Inside(states=states)))
         carrier.services.tracker.when_doubled = lambda: self._send(carrier.load())
-        self.loop.call_later(TICK_SECONDS, self._tick, carrier)
+        self._timer = self.loop.call_later(TICK_SECONDS, self._tick, carrier)
         self._send(channel.Ready(pid=os.getpid()))
+
+    def _cannot_start(self) -> None:
+        _log.exception("this worker cannot start")
+        self._stop(EXIT_DEFECT)
 
     def _tick(self, carrier: Carrier) -> None:
         self._send(carrier.load())
         carrier.tick(self.loop.time())
-        self.loop.call_later(TICK_SECONDS, self._tick, carrier)
+        self._timer = self.loop.call_later(TICK_SECONDS, self._tick, carrier)
 
     async def _drain(self, seconds: float) -> None:
         cut = 0
@@ -208,10 +233,19 @@ class Worker(Protocol):
         self._send(channel.Drained(cut=cut))
         self._stop(0)
 
-    def close(self) -> None:
-        """Write what the access log still holds, and let go of the applications."""
-        self._log.close()
+    async def close(self) -> None:
+        """Let go, users before what they use: listeners and connections, then tasks, then the poller and the log."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            if self._carrier is not None:
+                self._carrier.abort()
+        except Exception:
+            _log.exception("defect: connections could not be ended in order; the process ends all the same")
+        await self.tasks.end(END_SECONDS)
+        await sleep(0)  # connections that were ended close their sockets in the next turn of the loop
         self.poller.close()
+        self._log.close()
 
     def _stop(self, code: int) -> None:
         self.exit_code = self.exit_code or code

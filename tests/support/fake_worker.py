@@ -43,8 +43,10 @@ def main() -> None:
 def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[channel.Message]:
     """What a worker says to that."""
     match message:
-        case channel.Start():
+        case channel.Begin():
             return [channel.Ready(pid=os.getpid())]
+        case channel.Enrolment():
+            return [channel.Heard(edition=message.edition)]
         case channel.StateBatch():
             return [channel.Applied(revision=message.batch.revision)]
         case channel.Namespaces():

@@ -40,18 +40,28 @@ class Manager:
         self._unpacker = channel.Unpacker()
         self._heard: list[channel.Message] = []
 
+    def start(self, ip: str, port: int, *known: channel.Message, **changes: str) -> None:
+        """Start it with what is known, and wait until it has opened its listeners."""
+        self.tell(start(ip, port, **changes), *known, channel.Begin())
+        while not self._heard or not isinstance(self._heard[-1], channel.Ready):
+            self._listen()
+        assert isinstance(self._heard.pop(), channel.Ready), "the last word of its start"
+
     def tell(self, *messages: channel.Message) -> None:
         self.pair.sendall(b"".join(channel.pack(message) for message in messages))
 
     def hear(self, kind: type[M]) -> M:
         """The next message, which must be of that kind."""
         while not self._heard:
-            data = self.pair.recv(1 << 16)
-            assert data, "the worker is gone: " + self.finish()[1]
-            self._heard += self._unpacker.feed(data)
+            self._listen()
         message = self._heard.pop(0)
         assert isinstance(message, kind), message
         return message
+
+    def _listen(self) -> None:
+        data = self.pair.recv(1 << 16)
+        assert data, "the worker is gone: " + self.finish()[1]
+        self._heard += self._unpacker.feed(data)
 
     def finish(self) -> tuple[int, str]:
         """Its exit status and log, once it has ended."""
@@ -90,12 +100,25 @@ def start(ip: str, port: int, **changes: str) -> channel.Start:
 
 def test_it_tells_when_it_is_ready_and_what_it_applied(ip: str) -> None:
     with running() as manager:
-        manager.tell(
-            start(ip, free_port(ip)), channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True))
-        )
-        assert {type(manager.hear(object)) for _ in range(2)} == {channel.Ready, channel.Applied}
+        manager.start(ip, free_port(ip), channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True)))
+        assert manager.hear(channel.Applied).revision == 7
         manager.tell(channel.StateBatch(batch=batch(8, workload("far", "b", 81))))
         assert manager.hear(channel.Applied) == channel.Applied(revision=8)
+
+
+def test_nothing_is_accepted_before_everything_is_known(ip: str) -> None:
+    port = free_port(ip)
+    with running() as manager:
+        snapshot = channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True))
+        manager.tell(start(ip, port), snapshot, channel.ListFlows(number=1))
+        manager.hear(channel.Applied)
+        manager.hear(channel.Flows)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((ip, port))
+        manager.tell(channel.Enrolment(cgroups={"7": "far"}, edition=3), channel.Begin())
+        assert manager.hear(channel.Heard).edition == 3
+        manager.hear(channel.Ready)
+        socket.create_connection((ip, port)).close()
 
 
 def test_it_tells_its_pid_flows_and_metrics(ip: str) -> None:
@@ -103,7 +126,7 @@ def test_it_tells_its_pid_flows_and_metrics(ip: str) -> None:
         manager.tell(channel.Collect(number=1), channel.ListFlows(number=2))  # before it was told to start
         assert manager.hear(channel.Collected).number == 1
         assert manager.hear(channel.Flows) == channel.Flows(number=2)
-        manager.tell(start(ip, free_port(ip)))
+        manager.tell(start(ip, free_port(ip)), channel.Begin())
         assert manager.hear(channel.Ready).pid == manager.process.pid
         manager.tell(channel.Collect(number=3))
         collected = manager.hear(channel.Collected)
@@ -114,8 +137,7 @@ def test_it_tells_its_pid_flows_and_metrics(ip: str) -> None:
 
 def test_drained_it_says_so_and_ends(ip: str) -> None:
     with running() as manager:
-        manager.tell(start(ip, free_port(ip)))
-        manager.hear(channel.Ready)
+        manager.start(ip, free_port(ip))
         manager.tell(channel.Drain(seconds=60))
         assert manager.hear(channel.Drained) == channel.Drained(cut=0)
         assert manager.finish()[0] == 0
@@ -123,16 +145,14 @@ def test_drained_it_says_so_and_ends(ip: str) -> None:
 
 def test_it_ends_with_its_channel(ip: str) -> None:
     with running() as manager:
-        manager.tell(start(ip, free_port(ip)))
-        manager.hear(channel.Ready)
+        manager.start(ip, free_port(ip))
         manager.pair.close()
         assert manager.finish()[0] == 0
 
 
 def test_a_crash_says_where_it_was(ip: str) -> None:
     with running() as manager:
-        manager.tell(start(ip, free_port(ip)))
-        manager.hear(channel.Ready)
+        manager.start(ip, free_port(ip))
         manager.process.send_signal(signal.SIGSEGV)
         status, log = manager.finish()
         assert status == -signal.SIGSEGV
@@ -142,8 +162,7 @@ def test_a_crash_says_where_it_was(ip: str) -> None:
 
 def test_it_runs_its_sources_where_that_is_asked_for(ip: str) -> None:
     with running("--interpreted") as manager:
-        manager.tell(start(ip, free_port(ip)))
-        manager.hear(channel.Ready)
+        manager.start(ip, free_port(ip))
         assert "compiled/built" not in Path(f"/proc/{manager.process.pid}/maps").read_text()
         manager.pair.close()
         _, log = manager.finish()
@@ -212,7 +231,7 @@ def test_a_port_that_is_taken_is_told_plainly(ip: str) -> None:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     with socket.create_server((ip, 0), family=family) as taken, running() as manager:
         port = taken.getsockname()[1]
-        manager.tell(start(ip, port))
+        manager.tell(start(ip, port), channel.Begin())
         status, log = manager.finish()
         assert status == 78
         (line,) = log.splitlines()
@@ -234,14 +253,12 @@ def test_two_share_a_port(ip: str) -> None:
     port = free_port(ip)
     with running() as first, running() as second:
         for manager in (first, second):
-            manager.tell(start(ip, port))
-            manager.hear(channel.Ready)
+            manager.start(ip, port)
 
 
 def test_an_svid_that_cannot_be_used_is_told_and_harms_nobody(ip: str) -> None:
     with running() as manager:
-        manager.tell(start(ip, free_port(ip)), channel.Svid(identity=pki.WEB, chain="nonsense", key="nonsense"))
-        manager.hear(channel.Ready)
+        manager.start(ip, free_port(ip), channel.Svid(identity=pki.WEB, chain="nonsense", key="nonsense"))
         manager.tell(channel.Drain(seconds=1))
         manager.hear(channel.Drained)
         status, log = manager.finish()
@@ -262,13 +279,11 @@ def test_a_tunnel_is_carried_and_drained(ip: str, tmp_path: Path) -> None:
         far = workload("far", "b", app_port, addresses=(ip,))
         leaf = pki.make_svid(root, far.identity)
         bundle = TrustBundle(uid=TRUST_DOMAIN, certificates=(root.pem,))
-        manager.tell(
-            channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
-            channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem),
-            start(ip, port, access_log=str(log)),
-        )
+        manager.start(
+            ip, port, channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
+            channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem), access_log=str(log),
+        )  # fmt: skip
         manager.hear(channel.Applied)
-        manager.hear(channel.Ready)
 
         async def story() -> None:
             loop = asyncio.get_running_loop()
@@ -325,13 +340,11 @@ def test_what_is_open_when_the_drain_time_is_over_is_cut(ip: str, tmp_path: Path
         far = workload("far", "b", app_port, addresses=(ip,))
         leaf = pki.make_svid(root, far.identity)
         bundle = TrustBundle(uid=TRUST_DOMAIN, certificates=(root.pem,))
-        manager.tell(
-            channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
-            channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem),
-            start(ip, port, access_log=str(log)),
-        )
+        manager.start(
+            ip, port, channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
+            channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem), access_log=str(log),
+        )  # fmt: skip
         manager.hear(channel.Applied)
-        manager.hear(channel.Ready)
 
         async def story() -> None:
             peer = Peer(tls_context(pki.make_svid(root, pki.CLIENT), root), far.sni)
@@ -350,3 +363,50 @@ def test_what_is_open_when_the_drain_time_is_over_is_cut(ip: str, tmp_path: Path
         assert manager.finish()[0] == 0
     (line,) = log.read_text().splitlines()
     assert "reason=agent-shutdown" in line
+
+
+def test_stopped_at_once_it_ends_its_connections_in_order(ip: str, tmp_path: Path) -> None:
+    """Bytes are on their way in both directions: events are due when everything is taken down."""
+    import asyncio
+
+    root = pki.make_root()
+    port, log = free_port(ip), tmp_path / "access.log"
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    streams = 30
+    with socket.create_server((ip, 0), family=family, backlog=streams) as application, running() as manager:
+        application.setblocking(False)
+        app_port = application.getsockname()[1]
+        far = workload("far", "b", app_port, addresses=(ip,))
+        leaf = pki.make_svid(root, far.identity)
+        bundle = TrustBundle(uid=TRUST_DOMAIN, certificates=(root.pem,))
+        manager.start(
+            ip, port, channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
+            channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem), access_log=str(log),
+        )  # fmt: skip
+
+        async def story() -> None:
+            loop = asyncio.get_running_loop()
+            peer = Peer(tls_context(pki.make_svid(root, pki.CLIENT), root), far.sni)
+            await peer.connect(SocketAddress(ip, port))
+            servers = []
+            for _ in range(streams):
+                answer = await peer.request(str(SocketAddress(ip, app_port)))
+                assert answer.status == "200"
+                server, _ = await loop.sock_accept(application)
+                server.setblocking(False)
+                servers.append(server)
+                answer.stream.send(b"x" * 1000)
+            await peer.flush()
+            for server in servers:
+                server.send(b"y" * 60_000)
+            manager.pair.close()
+            status, said = await asyncio.to_thread(manager.finish)
+            assert status == 0, said
+            assert not any(word in said for word in ("Traceback", "defect", "closed epoll", "Exception")), said
+            for server in servers:
+                server.close()
+            peer.close()
+
+        asyncio.run(story())
+    lines = log.read_text().splitlines()
+    assert len(lines) == streams and all("reason=agent-shutdown" in line for line in lines)

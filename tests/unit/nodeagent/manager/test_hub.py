@@ -98,12 +98,12 @@ def test_a_new_worker_is_told_everything_in_order() -> None:
         scene.hub.publish_svid(SVID)
         scene.hub.publish_enrolment({7: "shop/web-0@1"})
         peer = await scene.worker(3)
-        start, batch, enrolment, svid = await peer.hears(4)
+        start, batch, enrolment, svid, begin = await peer.hears(5)
         assert isinstance(start, channel.Start)
         assert (start.index, start.node) == (3, "node-a")
         assert batch == channel.StateBatch(batch=snapshot(workload()))
-        assert enrolment == channel.Enrolment(cgroups={"7": "shop/web-0@1"})
-        assert svid == SVID
+        assert enrolment == channel.Enrolment(cgroups={"7": "shop/web-0@1"}, edition=1)
+        assert (svid, begin) == (SVID, channel.Begin()), "it accepts nothing before it knows everything"
 
     play(story)
 
@@ -111,7 +111,7 @@ def test_a_new_worker_is_told_everything_in_order() -> None:
 def test_without_state_no_batch_is_sent_for_an_empty_mesh_is_a_claim() -> None:
     async def story(scene: Scene) -> None:
         peer = await scene.worker()
-        assert [type(m).__name__ for m in await peer.hears(2)] == ["Start", "Enrolment"]
+        assert [type(m).__name__ for m in await peer.hears(3)] == ["Start", "Enrolment", "Begin"]
         scene.mirror.apply(snapshot())
         scene.hub.publish(snapshot())
         assert await peer.hears(1) == [channel.StateBatch(batch=snapshot())]
@@ -124,7 +124,7 @@ def test_changes_go_to_every_worker_and_survive_for_the_next() -> None:
         scene.mirror.apply(snapshot())
         peers = [await scene.worker(index) for index in range(2)]
         for peer in peers:
-            await peer.hears(3)
+            await peer.hears(4)
         scene.mirror.apply(delta(workload()))
         scene.hub.publish(delta(workload()))
         scene.hub.publish_svid(SVID)
@@ -134,7 +134,7 @@ def test_changes_go_to_every_worker_and_survive_for_the_next() -> None:
             assert batch == channel.StateBatch(batch=delta(workload()))
             assert (svid, end) == (SVID, channel.Svid(identity=SVID.identity, chain="", key=""))
         late = await scene.worker(2)
-        heard = await late.hears(3)
+        heard = await late.hears(4)
         assert heard[1] == channel.StateBatch(batch=snapshot(workload(), revision=2))
         assert not late.heard
 
@@ -144,11 +144,33 @@ def test_changes_go_to_every_worker_and_survive_for_the_next() -> None:
 def test_an_enrolment_that_did_not_change_is_not_repeated() -> None:
     async def story(scene: Scene) -> None:
         peer = await scene.worker()
-        await peer.hears(2)
+        await peer.hears(3)
         for _ in range(3):
             scene.hub.publish_enrolment({7: "w"})
         scene.hub.publish_svid(SVID)
-        assert await peer.hears(2) == [channel.Enrolment(cgroups={"7": "w"}), SVID]
+        assert await peer.hears(2) == [channel.Enrolment(cgroups={"7": "w"}, edition=1), SVID]
+
+    play(story)
+
+
+def test_an_edition_counts_as_heard_once_every_worker_that_serves_has_said_so() -> None:
+    async def story(scene: Scene) -> None:
+        assert scene.hub.heard == -1, "nobody"
+        first, second = await scene.worker(0), await scene.worker(1)
+        starting = await scene.worker(2, ready=False)
+        edition = scene.hub.publish_enrolment({7: "w"})
+        for peer, heard in ((first, -1), (second, edition)):
+            assert scene.hub.heard < edition, "one does not know it yet"
+            changes = len(scene.changes)
+            await peer.says(channel.Heard(edition=edition))
+            while len(scene.changes) == changes:
+                await asyncio.sleep(0)
+            assert scene.hub.heard == heard
+        await starting.says(channel.Ready(pid=9))
+        while not starting.link.ready:
+            await asyncio.sleep(0)
+        assert scene.hub.heard == -1, "a worker that serves and does not know"
+        assert scene.hub.publish_enrolment({7: "w"}) == edition
 
     play(story)
 
@@ -162,7 +184,7 @@ def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_lat
         scene.hub.on_stuck = scene.hub.publish_exclusions
         first, second = await scene.worker(0), await scene.worker(1)
         for peer in (first, second):
-            await peer.hears(2)
+            await peer.hears(3)
         await first.says(channel.SpliceStuck(workloads={"shop/go@1": "out splice"}))
         told = channel.SpliceExclusions(workloads={"shop/go@1": "out splice"})
         assert [await peer.hears(1) for peer in (first, second)] == [[told], [told]]
@@ -170,7 +192,7 @@ def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_lat
         assert told in await (await scene.worker(2)).hears(3)
         scene.hub.publish_exclusions({})
         assert await second.hears(1) == [channel.SpliceExclusions(workloads={})]
-        assert [type(m).__name__ for m in await (await scene.worker(3)).hears(2)] == ["Start", "Enrolment"]
+        assert [type(m).__name__ for m in await (await scene.worker(3)).hears(3)] == ["Start", "Enrolment", "Begin"]
 
     play(story)
 
@@ -189,10 +211,10 @@ def test_metrics_are_collected_from_all_and_a_dead_worker_is_not_waited_for() ->
         first, second = await scene.worker(0), await scene.worker(1)
         await scene.worker(2, ready=False)
         task = asyncio.ensure_future(scene.hub.collect())
-        question = (await first.hears(3))[-1]
+        question = (await first.hears(4))[-1]
         assert isinstance(question, channel.Collect)
         await first.says(channel.collected(question.number, [sample(2)]))
-        await second.hears(3)
+        await second.hears(4)
         scene.hub.detach(second.link)
         await task
         assert [s.value for s in scene.aggregate.samples()] == [2]
@@ -206,7 +228,7 @@ def test_a_worker_that_does_not_answer_costs_its_own_answer_only(monkeypatch: py
     async def story(scene: Scene) -> None:
         first, _ = await scene.worker(0), await scene.worker(1)
         task = asyncio.ensure_future(scene.hub.flows())
-        question = (await first.hears(3))[-1]
+        question = (await first.hears(4))[-1]
         assert isinstance(question, channel.ListFlows)
         await first.says(channel.Flows(number=question.number, flows=({"id": 1},), tunnels=({"to": "b"},)))
         assert await task == {
@@ -225,7 +247,7 @@ def test_a_late_answer_is_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) 
     async def story(scene: Scene) -> None:
         peer = await scene.worker()
         await scene.hub.collect()
-        question = (await peer.hears(3))[-1]
+        question = (await peer.hears(4))[-1]
         assert isinstance(question, channel.Collect)
         await peer.says(channel.collected(question.number, [sample(2)]))
         while not scene.aggregate.samples():
@@ -239,9 +261,9 @@ def test_draining_waits_for_every_worker_and_counts_what_was_cut() -> None:
     async def story(scene: Scene) -> None:
         first, second = await scene.worker(0), await scene.worker(1)
         task = asyncio.ensure_future(scene.hub.drain(10))
-        assert (await first.hears(3))[-1] == channel.Drain(seconds=10)
+        assert (await first.hears(4))[-1] == channel.Drain(seconds=10)
         await first.says(channel.Drained(cut=3))
-        await second.hears(3)
+        await second.hears(4)
         scene.hub.detach(second.link)
         assert await task == 3
 

@@ -138,3 +138,20 @@ async def test_nothing_is_told_after_the_end(bench: Bench) -> None:
     assert not told
     bench.poller._watched.clear()
     event.bury()
+
+
+@polled
+async def test_closed_it_can_still_be_used_by_whoever_is_late(bench: Bench) -> None:
+    """Callbacks that were scheduled before the poller was closed run after it."""
+    told: list[Event] = []
+    closing, late = Event(bench, told), Event(bench, told)
+    closing.then = bench.poller.close
+    while not told:
+        await bench.turns(1)
+    bench.poller.change(late.descriptor, EPOLLIN)
+    with pytest.raises(OSError, match="stops"):
+        bench.poller.add(late.descriptor, late, EPOLLIN)
+    for event in (closing, late):
+        bench.poller.doom(event.descriptor, event)
+    await bench.turns(2)
+    assert (closing.descriptor, late.descriptor) == (-1, -1)
