@@ -64,7 +64,7 @@ class Config:
     """Where to read the token from when joining; it may appear later."""
     state_dir: Path = Path("/var/lib/nodemesh")
     run_dir: Path = Path("/run/nodemesh")
-    """Where switches for a running agent are (``nodeagent splice off``)."""
+    """Where the socket of the running agent is, and switches for it (``nodeagent splice off``)."""
     cgroup_root: Path | None = None
     """Directory of the cgroup v2 tree below which workloads are; None: the mount point."""
     bpffs: Path = Path("/sys/fs/bpf")
@@ -104,6 +104,11 @@ class Config:
     def dns_port(self) -> int:
         """The first of the ports for DNS questions; 0 where they are left alone."""
         return self.ports.dns if self.dns else 0
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the running agent answers the command line, OCI hooks and whoever waits."""
+        return self.run_dir / self.instance / "agent.sock"
 
     @property
     def container_records(self) -> Path:

@@ -1,9 +1,12 @@
 """The composition root of the manager: the one file that knows every room. Starts them in order, stops them in
 reverse.
 
-Order: admin ports, lock on the state directory, what is on disk, BPF programs (pins that exist go on capturing
-meanwhile), workers with the last state, then control. Only what comes before the workers can stop the agent from
-starting; after that nothing but a signal ends it.
+Order: admin ports, lock on the state directory, BPF programs (pins that exist go on capturing meanwhile), the agent's
+own socket, what is on disk, workers with the last state, then control. Only what comes before the workers can stop the
+agent from starting; after that nothing but a signal ends it.
+
+The core is the same on every node: discovery, membership, SVIDs, workers, admin. Capture is one part beside it
+(``manager.part``): a HostCapture, or NoCapture where it is switched off.
 """
 
 from __future__ import annotations
@@ -16,18 +19,16 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
-from control.wire.discovery import Workload
 from control.wire.watch import Batch
 from nodeagent.admin.apps import debug_app, metrics_app, ready_app
 from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
 from nodeagent.capture.controller import Capture, CaptureSettings
+from nodeagent.capture.held import Held
 from nodeagent.capture.ports import AGENT_PORTS
-from nodeagent.capture.reset import Outcome, Subject, Surroundings, reset
-from nodeagent.capture.standing import Way
-from nodeagent.channel import Namespaces, Start
+from nodeagent.channel import Start
 from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
@@ -35,31 +36,33 @@ from nodeagent.client.statefile import StateDirectory
 from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
+from nodeagent.local.server import LocalServer
+from nodeagent.manager.capturing import HostCapture
 from nodeagent.manager.discovery import Discovery
-from nodeagent.manager.egress import Egress
-from nodeagent.manager.enrol import Enroller
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
-from nodeagent.manager.namespaces import NodeNamespaces
-from nodeagent.manager.old_connections import OldConnections
 from nodeagent.manager.packing import Packing
+from nodeagent.manager.part import CapturePart, NoCapture
 from nodeagent.manager.parts import Parts
-from nodeagent.manager.plaintext import PlaintextPorts
-from nodeagent.manager.splice import NodeSplice
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
-from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.manager.vitals import Vitals
+from nodeagent.manager.waiting import WaitRequest
+from nodeagent.notify import ServiceManager
 from nodeagent.report.documents import Documents
 from nodeagent.report.health import Health
 from nodeagent.report.samples import Samples
 from nodeagent.state.targets import Applied
-from nodeagent.telemetry.accesslog import Log, open_log
 from nodeagent.telemetry.aggregate import Aggregate
 
 RESTART_SECONDS = 1.0
 """A background task that failed (a defect) is started again after this."""
+STOP_SECONDS = 15.0
+"""What stopping may take beyond the drain."""
 
 logger = logging.getLogger(__name__)
+
+OpenCapture = Callable[[CaptureSettings], Capture]
 
 
 def capture_settings(config: Config) -> CaptureSettings:
@@ -81,18 +84,22 @@ def _worker_options(config: Config) -> tuple[str, ...]:
 
 
 class Agent:
-    """One agent. ``open_capture`` is None where nothing is captured (only tunnels are served)."""
+    """One agent. ``open_capture`` is None where nothing is captured (only tunnels are served). ``service`` is who
+    started the process.
+    """
 
     def __init__(
         self,
         config: Config,
-        open_capture: Callable[[CaptureSettings], Capture] | None,
+        open_capture: OpenCapture | None,
         worker_command: Sequence[str] = WORKER_COMMAND,
+        service: ServiceManager | None = None,
     ) -> None:
-        """AdminError, StateDirectoryError, LoaderError or CgroupError if the agent cannot start."""
+        """AdminError, StateDirectoryError, LoaderError, CgroupError or LocalSocketError if the agent cannot start."""
         self._config = config
         self._workers = config.workers or os.cpu_count() or 1
         self._stop = asyncio.Event()
+        self._service = service or ServiceManager()
         self.lifecycle = Lifecycle()
         self._aggregate = Aggregate(time.monotonic)
         self._admin = AdminServer()
@@ -100,151 +107,35 @@ class Agent:
             ports = self._bind(undo)
             self._directory = StateDirectory(config.state_dir)
             undo.callback(self._directory.close)
-            self._capture = None if open_capture is None else open_capture(capture_settings(config))
-            if self._capture is not None:
-                undo.callback(self._capture.close)
-            self._plaintext = self._open_plaintext(undo)
-            self._splice = self._open_splice(undo)
             self._discovery = Discovery(self._directory, self._on_applied)
-            self._egress = self._open_egress()
-            undo.pop_all()
-        self._hub = self._make_hub()
-        self._supervisor = Supervisor(self._hub, self._workers, (*worker_command, *_worker_options(config)))
-        self._membership = Membership(
-            config.control, config.node, lambda: read_token(config.token, config.token_file), self._directory,
-            self._on_member,
-        )  # fmt: skip
-        self._keeper = SvidKeeper(ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid)
-        self._namespaces = self._make_namespaces()
-        self._refused = 0
-        self._enroller = self._make_enroller()
-        self._old_connections = self._make_old_connections()
-        self._session = Session(random.random)
-        self._follower = Follower(
-            self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
-        )
-        self._serve_admin(ports)
+            self._hub = Hub(
+                self._start_message, self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
+            )
+            self._capture = self._open_capture(open_capture)
+            undo.callback(self._capture.close)
+            self._supervisor = Supervisor(self._hub, self._workers, (*worker_command, *_worker_options(config)))
+            self._membership = Membership(
+                config.control, config.node, lambda: read_token(config.token, config.token_file), self._directory,
+                self._on_member,
+            )  # fmt: skip
+            self._keeper = SvidKeeper(
+                ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid
+            )
+            self._session = Session(random.random)
+            self._follower = Follower(
+                self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
+            )
+            self._local = self._serve(ports)
+            undo.callback(self._local.close)
+            self._undo = undo.pop_all()
+        self._vitals = Vitals(self._service, self.lifecycle, self._capture.standing, lambda: self._hub.links)
 
-    def _make_hub(self) -> Hub:
-        hub = Hub(
-            self._start_message(), self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
-        )
-        hub.on_stuck, self._splice.on_excluded = self._splice.exclude, hub.publish_exclusions
-        self._splice.tell_excluded()
-        return hub
-
-    def _open_splice(self, undo: contextlib.ExitStack) -> NodeSplice:
-        if self._capture is None:
-            return NodeSplice.off("nothing is captured on this node")
-        if not self._config.splice:
-            return NodeSplice.off("switched off in the configuration (splice: false)")
-        opened = NodeSplice.open(
-            self._capture.pin_dir, self._capture.cgroup_root, self._config.kill_switch, self._config.clear_switch
-        )
-        undo.callback(opened.close)
-        return opened
-
-    def _open_plaintext(self, undo: contextlib.ExitStack) -> PlaintextPorts | None:
-        if self._capture is None:
-            return None
-        opened = PlaintextPorts(
-            self._capture.open_inbound(), self._config.node, self._homes_of, reserved_ports(self._config)
-        )
-        undo.callback(opened.close)
-        return opened
-
-    def _homes_of(self, workload: Workload) -> Sequence[Namespace]:
-        return self._namespaces.homes_of(workload.uid) if self._namespaces is not None else (own(),)
-
-    def _make_namespaces(self) -> NodeNamespaces | None:
-        if self._capture is None:
-            return None
-        return NodeNamespaces(self._capture, (self._config.ports.outbound, self._config.dns_port), self._on_namespaces)
-
-    def _open_egress(self) -> Egress | None:
-        if self._capture is None:
-            return None
+    def _open_capture(self, open_capture: OpenCapture | None) -> CapturePart:
+        if open_capture is None:
+            return NoCapture(self._config.node)
         config = self._config
-
-        def log() -> Log:
-            return open_log(config.access_log, asyncio.get_running_loop().call_soon, config.cluster)
-
-        return Egress(self._capture.open_egress(), self._discovery.state, config.node, log)
-
-    def _make_enroller(self) -> Enroller | None:
-        if self._capture is None:
-            return None
-        config, hub = self._config, self._hub
-        return Enroller(
-            self._capture, config.node, (config.ports.outbound, config.dns_port), self._on_enrolment,
-            lambda: hub.serving > 0, departed=hub.publish_departed, after=self._look_at_namespaces,
-        )  # fmt: skip
-
-    def _make_old_connections(self) -> OldConnections | None:
-        if self._capture is None:
-            return None
-        return OldConnections(self._config.node, self._reset_connections, self._is_served)
-
-    def _reset_connections(self, subject: Subject, ways: Collection[Way]) -> Outcome:
-        assert self._capture is not None and self._enroller is not None
-        around = Surroundings(
-            enrolled=self._enroller.cgroups, destinations=self._capture.destinations,
-            capture_port=self._config.ports.outbound,
-            agent=lambda: [os.getpid(), *(link.pid for link in self._hub.links if link.pid)],
-        )  # fmt: skip
-        return reset(subject, around, ways)
-
-    def _is_served(self, uid: str) -> bool:
-        assert self._namespaces is not None and self._enroller is not None
-        places = self._namespaces.of_workload(uid, self._enroller.cgroups)
-        return self._hub.serving > 0 and all(place["served"] for place in places)
-
-    def _look_at_namespaces(self, cgroups: Mapping[int, str]) -> None:
-        if self._namespaces is not None and self._capture is not None:
-            refused = self._capture.counters()["refused_no_listener"]
-            everywhere, self._refused = refused != self._refused, refused  # somebody is in one that is not known
-            self._namespaces.look(cgroups, self._capture.directories, everywhere=everywhere)
-        if self._old_connections is not None and self._capture is not None:
-            self._old_connections.enrolled(cgroups, self._capture.directories)
-
-    def stop(self) -> None:
-        """Drain and end ``run``."""
-        self._stop.set()
-
-    async def run(self) -> None:
-        """Until ``stop`` or SIGTERM or SIGINT. JoinError if the state directory is another node's."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-        config = self._config
-        logger.info(
-            "node %s: %d workers, control %s, %s",
-            config.node, self._workers, config.control or "(none)",
-            f"programs pinned in {self._capture.pin_dir}" if self._capture is not None else "no capture",
-        )  # fmt: skip
-        try:
-            self._restore()
-        except BaseException:
-            self._admin.close()
-            self._close()
-            raise
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._resilient(name, run), name=name) for name, run in self._background().items()
-            ]
-            admin = group.create_task(self._admin.run(), name="admin")
-            workers = group.create_task(self._supervisor.run(), name="workers")
-            self.lifecycle.advance(Phase.RUNNING)
-            await self._stop.wait()
-            await self._drain()
-            for task in tasks:
-                task.cancel()
-            await workers
-            self._admin.stop()
-            await admin
-        await self._discovery.save()
-        self.lifecycle.advance(Phase.STOPPED)
-        self._close()
+        capture = open_capture(capture_settings(config))
+        return HostCapture(config, capture, self._hub, self._discovery.state, reserved_ports(config))
 
     def _bind(self, undo: contextlib.ExitStack) -> Mapping[str, list[socket.socket]]:
         """The admin ports' sockets, by the name of the port."""
@@ -260,25 +151,67 @@ class Agent:
                 undo.callback(bound.close)
         return found
 
-    def _serve_admin(self, ports: Mapping[str, list[socket.socket]]) -> None:
-        parts = self._parts()
+    def _serve(self, ports: Mapping[str, list[socket.socket]]) -> LocalServer:
+        """Put the documents behind the admin ports and the agent's own socket."""
+        parts = Parts(
+            config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
+            capture=self._capture, discovery=self._discovery, hub=self._hub, supervisor=self._supervisor,
+            membership=self._membership, keeper=self._keeper, session=self._session, follower=self._follower,
+        )  # fmt: skip
         health, samples = Health(parts), Samples(parts)
         health.register()
-        documents = Documents(parts, health, samples)
-        self._admin.add(debug_app(documents.by_name()), ports["admin"])
-        if self._capture is not None:
-            self._capture.watched_by(ports["admin"][0])
+        documents = Documents(parts, health, samples).by_name()
+        self._admin.add(debug_app(documents), ports["admin"])
+        self._capture.watched_by(ports["admin"][0])
         self._admin.add(metrics_app(samples.render), ports["metrics"])
         self._admin.add(ready_app(self.lifecycle), ports["ready"])
+        return LocalServer(self._config.agent_socket, documents, self._wait)
 
-    def _parts(self) -> Parts:
-        return Parts(
-            config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
-            capture=self._capture, splice=self._splice, discovery=self._discovery, hub=self._hub,
-            supervisor=self._supervisor, membership=self._membership, keeper=self._keeper, enroller=self._enroller,
-            namespaces=self._namespaces, session=self._session, follower=self._follower, plaintext=self._plaintext,
-            egress=self._egress, old_connections=self._old_connections,
+    async def _wait(
+        self, held: Held | None, *, asker: str, privileged: bool, seconds: float, optional: bool
+    ) -> tuple[str, str]:
+        asked = WaitRequest(asker=asker, privileged=privileged, seconds=seconds, optional=optional)
+        verdict = await self._capture.wait(held, asked)
+        return verdict.outcome.value, verdict.why
+
+    def stop(self) -> None:
+        """Drain and end ``run``."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until ``stop`` or SIGTERM or SIGINT. JoinError if the state directory is another node's."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        config = self._config
+        logger.info(
+            "node %s: %d workers, control %s, %s",
+            config.node, self._workers, config.control or "(none)",
+            f"programs pinned in {self._capture.pin_dir}" if self._capture.pin_dir else "no capture",
         )  # fmt: skip
+        with self._undo:
+            self._restore()
+            await self._run()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._resilient(name, run), name=name) for name, run in self._background().items()
+            ]
+            vitals = group.create_task(self._resilient("vitals", self._vitals.run), name="vitals")
+            admin = group.create_task(self._admin.run(), name="admin")
+            workers = group.create_task(self._supervisor.run(), name="workers")
+            self.lifecycle.advance(Phase.RUNNING)
+            await self._stop.wait()
+            self._service.stopping(self._config.drain_seconds + STOP_SECONDS)
+            await self._drain()
+            for task in (*tasks, vitals):
+                task.cancel()
+            await workers
+            self._admin.stop()
+            await admin
+        await self._discovery.save()
+        self.lifecycle.advance(Phase.STOPPED)
 
     def _start_message(self) -> Start:
         config = self._config
@@ -289,13 +222,13 @@ class Agent:
             inbound_port=config.ports.inbound,
             tunnel_port=config.ports.tunnel,
             tunnel_addresses=config.addresses,
-            pin_dir=str(self._capture.pin_dir) if self._capture is not None else "",
+            pin_dir=self._capture.pin_dir,
             access_log=config.access_log,
             log_level=config.log_level,
             cluster=config.cluster,
-            splice=self._splice.possible,
-            dns_port=self._config.dns_port,
-            resolv_conf=str(self._config.resolv_conf),
+            splice=self._capture.splices,
+            dns_port=config.dns_port,
+            resolv_conf=str(config.resolv_conf),
         )
 
     def _restore(self) -> None:
@@ -308,18 +241,11 @@ class Agent:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "svids": self._keeper.run,
             "save": self._discovery.keep_saved,
-            "splice": self._splice.run,
+            "local": self._local.run,
+            **self._capture.tasks(),
         }
         if self._config.control:
             tasks |= {"membership": self._membership.run, "watch": self._follower.run}
-        if self._enroller is not None:
-            tasks["enrol"] = self._enroller.run
-        if self._plaintext is not None:
-            tasks["plaintext"] = self._plaintext.run
-        if self._egress is not None:
-            tasks["egress"] = self._egress.run
-        if self._old_connections is not None:
-            tasks["old-connections"] = self._old_connections.run
         return tasks
 
     async def _resilient(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -345,42 +271,12 @@ class Agent:
             logger.warning("%d connections were cut", cut)
         self._supervisor.stop()
 
-    def _close(self) -> None:
-        self._splice.close()
-        if self._egress is not None:
-            self._egress.close()
-        if self._plaintext is not None:
-            self._plaintext.close()
-        if self._namespaces is not None:
-            self._namespaces.close()
-        if self._capture is not None:
-            self._capture.close()
-        self._directory.close()
-
     def _on_applied(self, batch: Batch, applied: Applied) -> None:
         self._hub.publish(batch)
-        self._splice.applied(self._discovery.state, self._config.node)
         self._keeper.want(self._discovery.state.identities_on(self._config.node))
-        if self._enroller is not None:
-            self._enroller.changed(self._discovery.state)
-        if self._plaintext is not None:
-            self._plaintext.changed(self._discovery.state)
-        if self._old_connections is not None:
-            self._old_connections.changed(self._discovery.state)
+        self._capture.applied(self._discovery.state)
         if any(kind == "bundle" for kind, _ in applied.changed):
             self._trust_bundle()
-
-    def _on_namespaces(self, namespaces: Namespaces) -> None:
-        self._hub.publish_namespaces(namespaces)
-        if self._plaintext is not None:
-            self._plaintext.moved()
-
-    def _on_enrolment(self, cgroups: dict[int, str]) -> None:
-        self._hub.publish_enrolment(cgroups)
-        if self._plaintext is not None:
-            self._plaintext.enrolled(cgroups)
-        if self._egress is not None:
-            self._egress.enrolled(cgroups)
 
     def _trust_bundle(self) -> None:
         credential = self._membership.credential
@@ -389,10 +285,7 @@ class Agent:
             self._membership.trust(bundle.certificates)
 
     def _on_workers(self) -> None:
-        self._splice.workers(link.pid for link in self._hub.links if link.pid)
-        if self._enroller is not None and self._namespaces is not None:
-            self._namespaces.served(self._hub.inside())
-            self._enroller.wake()
+        self._capture.workers_changed()
 
     def _on_member(self) -> None:
         self._keeper.hurry()

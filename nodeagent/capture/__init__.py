@@ -4,7 +4,7 @@ Nouns: ``Capture`` (controller: the manager's handle), ``CgroupTree`` (cgroups: 
 cgroups), ``Difference`` and ``Enrolment`` (plan: pure; which cgroup belongs to which workload),
 ``FlowTable`` (origdst: original destinations, read from the kernel), ``ClientTable`` (clients: on
 whose behalf the agent connects), ``InboundGuard`` and ``SteerTable`` (inbound: how plaintext from
-outside the mesh is treated), ``ports_of`` (ports: the same as a table; pure).
-Imported by ``cli``, ``doctor``, ``main``, ``manager``, ``relay``, ``report``, ``trace``,
-``worker``.
+outside the mesh is treated), ``ports_of`` (ports: the same as a table; pure), ``Claim`` (plan: what
+a workload selects), ``Held`` (held: a process that waits until it is captured).
+Imported by ``cli``, ``doctor``, ``local``, ``main``, ``manager``, ``relay``, ``trace``, ``worker``.
 """

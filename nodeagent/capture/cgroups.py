@@ -38,17 +38,19 @@ def own_cgroup(membership: str) -> str:
     return "/"
 
 
-def own_cgroup_ids() -> frozenset[int]:
+def own_cgroup_ids() -> tuple[int, ...]:
     """``cgroup_ids_of`` this process."""
     return cgroup_ids_of("self")
 
 
-def cgroup_ids_of(pid: int | str) -> frozenset[int]:
-    """The ids of a process's cgroup and of all above it, up to the mount: enrolling any of them captures it."""
+def cgroup_ids_of(pid: int | str) -> tuple[int, ...]:
+    """The ids of a process's cgroup and of all above it, up to the mount, the nearest first: the first of them that is
+    enrolled says whose the process is.
+    """
     mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
     own = mount / own_cgroup(Path(f"/proc/{pid}/cgroup").read_text()).lstrip("/")
     above = (path for path in (own, *own.parents) if path.is_relative_to(mount))
-    return frozenset(found for path in above if (found := cgroup_id(path)) is not None)
+    return tuple(found for path in above if (found := cgroup_id(path)) is not None)
 
 
 class CgroupTree:

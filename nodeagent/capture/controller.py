@@ -83,6 +83,7 @@ class Capture:
         self._pins = directory
         self._claims: dict[str, Claim] = {}
         """uid of a workload -> what the last ``resolve`` found for it."""
+        self._entered: frozenset[int] = frozenset()
         self._members: dict[int, Member] = {}
         self._former: dict[int, Member] = {}
         self._problems: tuple[str, ...] = ()
@@ -219,13 +220,16 @@ class Capture:
 
     def holds(self, number: int) -> bool:
         """Whether the kernel has the entry of this cgroup, or ``User.number``, so that it takes its connections."""
-        return number in self._maps.cgroups
+        return number in self._entered
 
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
         problems = [*enrolment.problems, *self._heal()]
         wanted = None if destinations is None else destinations.entries
-        problems += self._maps.apply(enrolment.entries(), wanted, enrolment.users, keep=enrolment.partial)
+        users = enrolment.users
+        problems += self._maps.apply(enrolment.entries(), wanted, users, keep=enrolment.partial)
+        missing = {user.number for user in users - self._maps.users}  # they did not fit
+        self._entered = frozenset(self._maps.cgroups) - missing
         if destinations is not None:
             self._destination_problems = destinations.problems
         if not enrolment.partial:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 from zlib import crc32
 
 from control.wire.address import AddressError, SocketAddress, canonical_ip
@@ -14,6 +14,9 @@ from control.wire.discovery import EgressMode, Service, Workload
 from control.wire.governed import CAPTURE_LABEL, DNS_LABEL
 from nodeagent.loader.abi import CgroupFlag, DestinationFlag
 from nodeagent.state.targets import external_sockets
+
+MIN_USER_NUMBER: Final = 1 << 63
+"""Greater than the id of any cgroup."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,7 +39,7 @@ class User(NamedTuple):
     def number(self) -> int:
         """Stands for both wherever the id of an enrolled cgroup does. No cgroup's id has its top bit."""
         digest = blake2b(f"{self.cgroup}:{self.uid}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") | 1 << 63
+        return int.from_bytes(digest, "big") | MIN_USER_NUMBER
 
 
 class Member(NamedTuple):

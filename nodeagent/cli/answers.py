@@ -1,38 +1,39 @@
-"""The documents of the running agent, as the command line gets them: over its admin port."""
+"""The answers of the running agent, as the command line gets them: over the agent's own socket."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-from typing import Any, Final
+from typing import Any
 
-ANSWER_SECONDS: Final = 10.0
-MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+from nodeagent.config import Config
+from nodeagent.local.client import LocalAgent, RefusedAnswerError
+from nodeagent.local.trust import UntrustedPathError
 
 
 class NoAgentError(Exception):
     """Nobody answers, or no agent of this version; the text says what to do."""
 
 
-def fetch(address: str, document: str) -> Any:
-    """OSError (HTTPError among them) or ValueError if nobody answers, or not with a document."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{address}/debug/{document}", timeout=ANSWER_SECONDS) as response:
-        return json.loads(response.read(MAX_ANSWER_BYTES))
+def fetch(config: Config, document: str) -> Any:
+    """A document. OSError or ValueError if nobody answers, or not with a document."""
+    try:
+        return LocalAgent(config.agent_socket).document(document)
+    except UntrustedPathError as error:
+        raise PermissionError(str(error)) from error
+    except (RefusedAnswerError, KeyError) as error:
+        raise ValueError(str(error)) from error
 
 
-def ask(address: str, document: str) -> Any:
+def ask(config: Config, document: str) -> Any:
     """``fetch``; NoAgentError says what is the matter."""
     try:
-        return fetch(address, document)
-    except urllib.error.HTTPError as error:
-        error.close()
+        return fetch(config, document)
+    except ValueError as error:
         raise NoAgentError(
-            f"what listens on {address} is no agent of this version (HTTP {error.code}); see 'ports.admin'"
+            f"what answers on {config.agent_socket} is no agent of this version ({error}); restart the agent"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise NoAgentError(
-            f"no agent answers on {address} ({getattr(error, 'reason', error)}); is it running? Start it with "
-            "'nodeagent run' or 'systemctl start nodeagent'; its port is the setting ports.admin (NODEMESH_PORTS_ADMIN)"
+            f"no agent answers on {config.agent_socket} ({error.strerror or error}); is it running? Start it with"
+            " 'nodeagent run' or 'systemctl start nodeagent'; where its socket is, the settings run_dir"
+            " (NODEMESH_RUN_DIR) and instance (NODEMESH_INSTANCE) say"
         ) from error

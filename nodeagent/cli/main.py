@@ -4,6 +4,7 @@ nouns that ask the running agent (status, flows, workloads)."""
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import platform
@@ -18,18 +19,17 @@ import uvloop
 
 from control.wire.address import AddressError
 from nodeagent.admin.server import AdminError
-from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
+from nodeagent.capture.cgroups import CgroupError
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.controller import unload as unload_capture
 from nodeagent.cli import answers
-from nodeagent.cli.hold import Held, RefusedError, hold
+from nodeagent.cli.hold import RefusedError, hold, question_of_container, question_of_this_process
 from nodeagent.cli.resets import CannotResetError, reset_text, reset_verb, ways
 from nodeagent.cli.show import FORMATS, explanation_text, flows_text, show, status_text, workloads_text
 from nodeagent.client.join import JoinError
 from nodeagent.client.statefile import StateDirectory, StateDirectoryError
 from nodeagent.config import Config, ConfigError, load
 from nodeagent.containers.facts import MAX_STATE_BYTES, StateError
-from nodeagent.containers.hooks import creation, record
 from nodeagent.doctor.command import examine, state_of
 from nodeagent.doctor.explain import UnknownNameError
 from nodeagent.doctor.explain import explain as explain_connection
@@ -37,15 +37,22 @@ from nodeagent.doctor.finding import Level
 from nodeagent.doctor.finding import as_text as findings_text
 from nodeagent.doctor.finding import documents as findings_document
 from nodeagent.loader.errors import LoaderError
+from nodeagent.local.client import LocalAgent, RefusedAnswerError
+from nodeagent.local.questions import AgentQuestion
+from nodeagent.local.server import LocalSocketError
+from nodeagent.local.trust import UntrustedPathError
 from nodeagent.main import Agent, capture_settings, reserved_ports
 from nodeagent.manager.seal import SealError, seal
+from nodeagent.notify import ServiceManager
 
 WAIT_SECONDS = 30.0
+SETTLE_SECONDS = 2.0
+"""For the doctor: how long workloads that start right now may take to be captured."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.error", "asyncio")
 """Libraries whose INFO is noise to operators."""
 
-START_ERRORS = (StateDirectoryError, JoinError, AdminError, LoaderError, CgroupError)
+START_ERRORS = (StateDirectoryError, JoinError, AdminError, LoaderError, CgroupError, LocalSocketError)
 
 config_option = click.option(
     "--config",
@@ -90,6 +97,7 @@ def run(file: Path | None, unload_on_exit: bool) -> None:
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    faulthandler.enable(sys.__stderr__ or sys.stderr)  # the watchdog's SIGABRT shows in the log what the manager was at
     for note in config.notes:
         logging.getLogger("nodeagent").warning("%s", note)
     try:
@@ -101,7 +109,8 @@ def run(file: Path | None, unload_on_exit: bool) -> None:
 
 
 async def _run(config: Config) -> None:
-    await Agent(config, Capture.open if config.capture else None).run()
+    service = ServiceManager.of(os.environ)
+    await Agent(config, Capture.open if config.capture else None, service=service).run()
 
 
 @main.command("load")
@@ -190,7 +199,7 @@ def wait(file: Path | None, timeout: float, uid: int | None) -> None:
     In the unit of a workload, 'ExecStartPre=+nodeagent wait' holds the program back until the agent knows its cgroup:
     what a workload connects to in its first moments cannot get around the mesh then.
     """
-    _hold(settings(file), lambda: Held.process("self", "this process", uid), timeout, optional=False)
+    _hold(settings(file), lambda _: question_of_this_process(uid), timeout)
 
 
 @main.command("oci-hook")
@@ -204,23 +213,15 @@ def oci_hook(file: Path | None, timeout: float, optional: bool) -> None:
     tells the agent of the container, and returns when its connections are captured: its program has not begun yet.
     Exit status 1, with which the runtime gives the container up, if nobody selects it or the agent does not answer.
     """
-    config = settings(file)
-    try:
-        mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
-        made = creation(sys.stdin.read(MAX_STATE_BYTES), mount)
-        record(config.container_records, made)
-    except (StateError, CgroupError) as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"the agent cannot be told of the container: {error}; are you root?")
-    _hold(config, lambda: Held.process(made.pid, f"container {made.id}"), timeout, optional=optional)
+    _hold(
+        settings(file), lambda config: question_of_container(config, sys.stdin.read(MAX_STATE_BYTES), optional), timeout
+    )
 
 
-def _hold(config: Config, find: Callable[[], Held], seconds: float, *, optional: bool) -> None:
-    address = f"127.0.0.1:{config.ports.admin}"
+def _hold(config: Config, find: Callable[[Config], AgentQuestion], seconds: float) -> None:
     try:
-        hold(find(), address, lambda document: answers.fetch(address, document), seconds, optional=optional)
-    except (CgroupError, OSError, RefusedError) as error:
+        hold(find(config), str(config.agent_socket), LocalAgent(config.agent_socket).ask, seconds)
+    except (CgroupError, OSError, StateError, RefusedError) as error:
         fail(str(error))
 
 
@@ -286,10 +287,16 @@ def doctor(file: Path | None, output: str) -> None:
     whether its traffic is captured. Changes nothing. Exit status 1 if something does not work.
     """
     config = settings(file)
-    findings = examine(config, lambda document: answers.fetch(f"127.0.0.1:{config.ports.admin}", document))
+    findings = examine(config, lambda document: answers.fetch(config, document), lambda: _settle(config))
     click.echo(show(findings_document(findings), output, findings_text))
     if any(finding.level is Level.BAD for finding in findings):
         sys.exit(1)
+
+
+def _settle(config: Config) -> None:
+    """Give what has just started the time to be captured; whatever is not by then is worth a finding."""
+    with contextlib.suppress(OSError, ValueError, RefusedAnswerError, UntrustedPathError):
+        LocalAgent(config.agent_socket).ask(AgentQuestion(myself=False, seconds=SETTLE_SECONDS))
 
 
 @main.command()
@@ -342,7 +349,7 @@ def trace(
 
     config = settings(file)
     around = Surroundings(
-        workloads=lambda: answers.fetch(f"127.0.0.1:{config.ports.admin}", "workloads"),
+        workloads=lambda: answers.fetch(config, "workloads"),
         write=click.echo,
         note=lambda text: click.echo(f"nodeagent: {text}", err=True),
     )
@@ -377,6 +384,6 @@ def _print(config: Config, document: str, output: str, as_text: Callable[[Any], 
 def ask(config: Config, document: str) -> Any:
     """A document of the running agent; a clear message and exit status 1 if none answers."""
     try:
-        return answers.ask(f"127.0.0.1:{config.ports.admin}", document)
+        return answers.ask(config, document)
     except answers.NoAgentError as error:
         fail(str(error))

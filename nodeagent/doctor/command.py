@@ -24,9 +24,10 @@ Ask = Callable[[str], Any]
 """The name of a document -> the document; OSError or ValueError if no agent answers."""
 
 
-def examine(config: Config, ask: Ask) -> list[Finding]:
-    """Look at everything."""
+def examine(config: Config, ask: Ask, settle: Callable[[], None] = lambda: None) -> list[Finding]:
+    """Look at everything. ``settle`` waits, for a moment, until everything that is enrolled is captured."""
     documents: dict[str, Any] = {}
+    settle()
     with contextlib.suppress(OSError, ValueError):
         documents = {name: ask(name) for name in ("status", "workloads", "capture")}
     capture = documents.get("capture", {})

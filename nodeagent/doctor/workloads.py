@@ -88,6 +88,13 @@ def one(workload: Mapping[str, Any], capture: Mapping[str, Any], processes: Proc
                        "is it running? 'systemd-cgls' shows the names")  # fmt: skip
     if not capture["listeners"]:
         return Finding(name, Level.BAD, "its connections to the mesh are refused: no worker listens", "see the log")
+    waiting = {number: state for number, state in workload.get("stages", {}).items() if state["why"]}
+    if waiting:
+        number, state = next(iter(waiting.items()))
+        return Finding(name, Level.BAD,
+                       f"{len(waiting)} of its {len(workload['cgroups'])} cgroups are not captured, their connections"
+                       f" to the mesh are refused: cgroup {number} is {state['stage']}: {state['why']}",
+                       "see 'nodeagent status' and the log; it is tried again all the time")  # fmt: skip
     counts = [processes(cgroup) for cgroup in workload["cgroups"]]
     running = sum(count for count in counts if count)
     where = f"{len(workload['cgroups'])} cgroups of {workload['selector']}"

@@ -81,9 +81,14 @@ class Hub:
     """All workers. ``on_change`` is called when one becomes ready or is lost."""
 
     def __init__(
-        self, start: Start, mirror: Mirror, aggregate: Aggregate, on_change: Callable[[], None], packing: Packing
+        self,
+        start: Callable[[], Start],
+        mirror: Mirror,
+        aggregate: Aggregate,
+        on_change: Callable[[], None],
+        packing: Packing,
     ) -> None:
-        """``start`` without its index, which each worker gets its own."""
+        """``start`` says how a worker that starts now is to run, but for its index."""
         self._start = start
         self._mirror = mirror
         self._aggregate = aggregate
@@ -122,7 +127,7 @@ class Hub:
     def attach(self, link: WorkerLink) -> None:
         """Tell a new worker everything, in the order in which it needs it."""
         self._links.add(link)
-        link.send(replace(self._start, index=link.index))
+        link.send(replace(self._start(), index=link.index))
         if self._exclusions.workloads or self._exclusions.everybody:
             link.send(self._exclusions)  # first: without state it denies, and has no flow that could be kept out
         if self._mirror.loaded:

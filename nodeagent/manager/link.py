@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -33,6 +34,8 @@ class WorkerLink(asyncio.Protocol):
         """What it made of the network namespaces that it was told of."""
         self.load: Load | None = None
         """What it last said of how busy it is."""
+        self.spoke = time.monotonic()
+        """When it last said something; at first, when it was started."""
         self.lost = asyncio.Event()
         self._on_message = on_message
         self._unpacker = Unpacker()
@@ -44,6 +47,7 @@ class WorkerLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the worker."""
+        self.spoke = time.monotonic()
         try:
             for message in self._unpacker.feed(data):
                 self._on_message(self, message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -207,6 +207,30 @@ class NodeNamespaces:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def inodes_of(self, cgroup: int) -> Collection[int]:
+        """Inodes of the namespaces in which processes of the cgroup were last seen."""
+        watched = self._watched.get(cgroup)
+        return () if watched is None else watched.inodes.keys()
+
+    def unserved(self, cgroup: int) -> str:
+        """Why processes of the cgroup are in a namespace where no worker listens; empty if there are none there."""
+        for inode in self.inodes_of(cgroup):
+            if inode == own().inode:
+                continue
+            namespace = self._held.get(inode)
+            if namespace is None:
+                return self._unopened.get(inode) or f"network namespace {inode} is not opened yet"
+            if namespace.cookie not in self._served:
+                problem = self._worker_problems.get(namespace.cookie)
+                return f"the agent does not listen in network namespace {inode} yet" + (f": {problem}" * bool(problem))
+        return ""
+
+    def hurry(self, cgroups: Iterable[int]) -> None:
+        """Look at these at the next step: somebody waits there."""
+        for cgroup in cgroups:
+            if (watched := self._watched.get(cgroup)) is not None:
+                watched.steps = 0
 
     def of_workload(self, uid: str, cgroups: Mapping[int, str]) -> list[dict[str, Any]]:
         """For ``nodeagent workloads``: where its processes are, and whether they are served there."""

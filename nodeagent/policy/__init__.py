@@ -7,5 +7,5 @@ makes permits, and nothing is dialled without one), ``explain`` (explain: which 
 list decided, by the same evaluator), ``effective_mode`` (plaintext: how a port treats clients
 without an identity), ``Authorizer`` (authorizer: the same questions about a workload, over the read
 model).
-Imported by ``doctor``, ``flows``, ``manager``, ``relay``, ``report``, ``worker``.
+Imported by ``doctor``, ``flows``, ``manager``, ``relay``, ``worker``.
 """

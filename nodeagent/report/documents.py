@@ -29,10 +29,10 @@ class Documents:
             "state": _later(lambda: facts.state_document(parts.discovery.state, parts.discovery.rejected)),
             "statistics": _later(self._statistics),
             "flows": self._flows,
-            "workloads": _later(self._workloads),
-            "enrolment": _later(lambda: {"looks": parts.enroller.looks if parts.enroller is not None else 0}),
+            "workloads": _later(lambda: parts.capture.workloads(parts.discovery.state)),
+            "enrolment": _later(parts.capture.enrolment),
             "certs": _later(lambda: facts.certificates_document(parts.membership, parts.keeper)),
-            "capture": _later(self._capture),
+            "capture": _later(lambda: parts.capture.status()["capture"]),
         }
 
     async def _status(self) -> dict[str, Any]:
@@ -54,15 +54,12 @@ class Documents:
             },
             "workers": facts.workers_document(parts.hub, parts.workers, parts.supervisor.restarts),
             "certificates": facts.certificates_document(parts.membership, parts.keeper),
-            "capture": self._capture(),
-            "splice": parts.splice.document(),
-            "plaintext": parts.plaintext.document() if parts.plaintext is not None else {},
-            "egress": parts.egress.document() if parts.egress is not None else {"confined": [], "refused": []},
+            **parts.capture.status(),
             "errors": facts.errors_document(self._samples.summed()),
         }
 
     async def _flows(self) -> dict[str, Any]:
-        return self._parts.splice.annotate(await self._parts.hub.flows())
+        return self._parts.capture.annotate(await self._parts.hub.flows())
 
     def _statistics(self) -> dict[str, Any]:
         parts = self._parts
@@ -71,30 +68,6 @@ class Documents:
             "workers": facts.workers_document(parts.hub, parts.workers, parts.supervisor.restarts),
             "samples": {sample.name: sample.value for sample in self._samples.own() if not sample.labels},
         }
-
-    def _workloads(self) -> list[dict[str, Any]]:
-        parts = self._parts
-        cgroups = parts.enroller.cgroups if parts.enroller is not None else {}
-        found = parts.namespaces
-        problems = parts.enroller.problems if parts.enroller is not None else ()
-        if parts.old_connections is not None:
-            problems += tuple(parts.old_connections.problems.values())
-        return facts.workloads_document(
-            parts.discovery.state, parts.config.node, cgroups,
-            (lambda uid: found.of_workload(uid, cgroups)) if found is not None else lambda _: [],
-            problems, parts.capture.directories if parts.capture is not None else {},
-        )  # fmt: skip
-
-    def _capture(self) -> dict[str, Any]:
-        parts = self._parts
-        if parts.capture is None or parts.enroller is None:
-            return {"enabled": False, "why": "capture is off in the configuration; only tunnels are served"}
-        companions = parts.splice.programs
-        document = facts.capture_document(parts.capture.status(companions.values()), parts.enroller.problems)
-        document["companions"] = companions
-        if parts.namespaces is not None:
-            document["namespaces"] = parts.namespaces.document()
-        return document
 
 
 def _later(function: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:

@@ -20,10 +20,9 @@ class Health:
         lifecycle.warns("workers", self.workers)
         lifecycle.warns("identities", self.identities)
         lifecycle.warns("disk", lambda: self._parts.discovery.save_error)
-        lifecycle.warns("capture", self.capture)
-        lifecycle.warns("plaintext", self.plaintext)
         lifecycle.warns("state", self.state)
-        lifecycle.warns("namespaces", self.namespaces)
+        for name, check in self._parts.capture.checks().items():
+            lifecycle.warns(name, check)
 
     def no_state(self) -> str:
         """Blocks: nothing is known of the mesh."""
@@ -57,21 +56,6 @@ class Health:
         """SVIDs that are missing or cannot be used."""
         bad = [status for status in self._parts.keeper.statuses() if not status.usable]
         return "; ".join(f"{status.identity}: {status.last_error or 'no SVID yet'}" for status in bad[:5])
-
-    def capture(self) -> str:
-        """What cannot be captured."""
-        enroller = self._parts.enroller
-        return "; ".join(enroller.problems) if enroller is not None else ""
-
-    def plaintext(self) -> str:
-        """Where plaintext is not met as it should be."""
-        plaintext = self._parts.plaintext
-        return "; ".join(plaintext.problems) if plaintext is not None else ""
-
-    def namespaces(self) -> str:
-        """Network namespaces whose enrolled processes cannot use the mesh, or not all of it."""
-        found = self._parts.namespaces
-        return "; ".join(found.problems[:3]) if found is not None else ""
 
     def state(self) -> str:
         """What control told and could not be read, or referred to and did not tell."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
+from nodeagent.manager import shown
 from nodeagent.manager.parts import Parts
 from nodeagent.report import facts
 from nodeagent.telemetry.exposition import render
@@ -26,33 +27,22 @@ class Samples:
     def own(self) -> list[NumberSample]:
         """What the manager itself knows."""
         parts = self._parts
-        gauges = facts.plain_gauges(
+        gauges = shown.plain_gauges(
             {
                 "nodemesh_watch_revision": parts.discovery.state.revision,
                 "nodemesh_control_connected": float(parts.follower.connected),
                 "nodemesh_workers": parts.hub.serving,
                 "nodemesh_ready": float(parts.lifecycle.ready),
-                "nodemesh_network_namespaces": len(parts.namespaces) if parts.namespaces is not None else 0,
-                "nodemesh_enrolled_cgroups": len(parts.enroller.cgroups) if parts.enroller is not None else 0,
             }
         )
         restarts = CounterSample(name="nodemesh_worker_restarts_total", labels={}, value=parts.supervisor.restarts)
         samples: list[NumberSample] = [*gauges, restarts]
         samples += [*facts.svid_samples(parts.keeper), *facts.membership_samples(parts.membership)]
-        samples += parts.splice.samples()
-        if parts.capture is not None:
-            samples += facts.counter_samples(parts.capture.counters())
-        if parts.old_connections is not None:
-            samples += [
-                CounterSample(name="nodemesh_connections_reset_total", labels={"way": way}, value=count)
-                for way, count in parts.old_connections.counts.items()
-            ]
-        return samples
+        return [*samples, *parts.capture.samples()]
 
     def summed(self) -> tuple[Sample, ...]:
         """What the workers counted, and what the kernel refused in their stead."""
-        if self._parts.egress is not None:
-            self._parts.aggregate.update(KERNEL, self._parts.egress.samples())
+        self._parts.aggregate.update(KERNEL, self._parts.capture.refusals())
         return self._parts.aggregate.samples()
 
     async def render(self, accept: str) -> tuple[bytes, str]:

@@ -210,7 +210,12 @@ def test_an_agent_that_restarts_needs_no_token_and_no_control(tmp_path: Path) ->
 def test_a_token_is_good_once(tmp_path: Path) -> None:
     async def story(control: Control, agent: Running) -> None:
         thief = settings(
-            tmp_path, control=control.url, token=agent.config.token, state_dir=tmp_path / "thief", workers=1
+            tmp_path,
+            control=control.url,
+            token=agent.config.token,
+            state_dir=tmp_path / "thief",
+            run_dir=tmp_path / "thief-run",
+            workers=1,
         )
         second = Agent(thief, None, command(tmp_path))
         task = asyncio.ensure_future(second.run())

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from control.main import main as control
 from nodeagent.cli.main import main as nodeagent
 from nodeagent.config import Config, load
+from nodeagent.manager.vitals import BEATS, LOOK_SECONDS, SILENT_SECONDS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 
@@ -52,6 +53,13 @@ def test_units_run_commands_that_exist(unit: str) -> None:
     options = [item for item in arguments[1:] if item.startswith("--")]
     known = CliRunner().invoke(group, [arguments[0], "--help"]).output
     assert all(option in known for option in options)
+
+
+def test_the_agent_tells_systemd_how_it_is() -> None:
+    unit = (DEPLOY / "systemd" / "nodeagent.service").read_text().splitlines()
+    assert {"Type=notify", "NotifyAccess=main", "StartLimitIntervalSec=0", "TimeoutStartSec=infinity"} <= set(unit)
+    watchdog = next(line for line in unit if line.startswith("WatchdogSec="))
+    assert float(watchdog.partition("=")[2]) > SILENT_SECONDS + BEATS * LOOK_SECONDS
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

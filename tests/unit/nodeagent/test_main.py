@@ -24,7 +24,10 @@ from nodeagent.admin.server import AdminError
 from nodeagent.client.join import JoinError, NodeCredential
 from nodeagent.client.statefile import StateDirectory, StateDirectoryError
 from nodeagent.config import Config, Ports
+from nodeagent.local.client import LocalAgent
+from nodeagent.local.questions import AgentQuestion, Process
 from nodeagent.main import Agent
+from nodeagent.notify import ServiceManager
 from tests.support import pki
 from tests.support.fake_control import FakeControl
 from tests.support.objects import bundle, snapshot, workload
@@ -45,7 +48,8 @@ def free_ports(count: int) -> list[int]:
 def settings(tmp_path: Path, **changes: Any) -> Config:
     outbound, tunnel, admin, metrics, ready = free_ports(5)
     ports = Ports(outbound=outbound, tunnel=tunnel, admin=admin, metrics=metrics, ready=ready)
-    values: dict[str, Any] = {"node": "node-a", "state_dir": tmp_path / "state", "ports": ports, "workers": 2}
+    values: dict[str, Any] = {"node": "node-a", "state_dir": tmp_path / "state", "ports": ports, "workers": 2,
+                              "run_dir": tmp_path / "run"}  # fmt: skip
     return Config(**{**values, "drain_seconds": 0.2, **changes})
 
 
@@ -79,8 +83,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config, tmp_path: Path) -> AsyncIterator[Running]:
-    agent = Agent(config, None, command(tmp_path))
+async def running(config: Config, tmp_path: Path, service: ServiceManager | None = None) -> AsyncIterator[Running]:
+    agent = Agent(config, None, command(tmp_path), service)
     task = asyncio.ensure_future(agent.run())
     async with httpx.AsyncClient(trust_env=False) as client:
         here = Running(config, agent, client)
@@ -159,6 +163,50 @@ def test_without_any_state_it_is_not_ready_and_says_why(tmp_path: Path) -> None:
             answer = await agent.ready()
             assert answer.status_code == 503
             assert "blocked by state: no state from control yet: " in answer.text
+
+    play(story)
+
+
+def test_the_service_manager_hears_how_it_is(tmp_path: Path) -> None:
+    directory = StateDirectory(tmp_path / "state")
+    directory.save_discovery(snapshot(workload(), revision=5))
+    directory.close()
+
+    async def story() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.setblocking(False)
+            systemd.bind(str(tmp_path / "notify"))
+            heard: list[str] = []
+
+            async def hears(word: str) -> None:
+                while word not in heard:
+                    data = await asyncio.get_running_loop().sock_recv(systemd, 65536)
+                    heard.extend(data.decode().splitlines())
+
+            service = ServiceManager(str(tmp_path / "notify"), watchdog_seconds=0.3)
+            async with running(settings(tmp_path), tmp_path, service):
+                await hears("READY=1")
+                assert "STATUS=serving" in heard[: heard.index("READY=1")]
+                await hears("WATCHDOG=1")
+            await hears("STOPPING=1")
+            assert heard.count("READY=1") == 1
+
+    play(story)
+
+
+def test_the_agents_own_socket_answers_as_the_port_does(tmp_path: Path) -> None:
+    async def story() -> None:
+        config = settings(tmp_path)
+        async with running(config, tmp_path) as agent:
+            local = LocalAgent(config.agent_socket)
+            for name in ("config", "state", "workloads", "capture", "enrolment", "certs"):
+                assert await asyncio.to_thread(local.document, name) == await agent.debug(name)
+            myself = AgentQuestion(process=Process(cgroups=(), inode=0, name="x"), seconds=20)
+            answer = await asyncio.to_thread(local.ask, myself)
+            assert (answer["outcome"], "capture is off" in answer["why"]) == ("refused", True)
+            node = await asyncio.to_thread(local.ask, AgentQuestion(myself=False))
+            assert node["outcome"] == "captured", "nothing is left to be captured"
+        assert not config.agent_socket.exists()
 
     play(story)
 

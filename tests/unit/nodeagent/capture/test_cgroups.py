@@ -132,5 +132,5 @@ def test_the_id_is_the_inode(tmp_path: Path) -> None:
 
 def test_a_process_is_captured_by_its_own_cgroup_or_any_above_it(tree: CgroupTree) -> None:
     make(tree, "agent/main/below", "other")
-    own = [cgroup_id(path) for path in (tree.root, tree.root / "agent", tree.root / "agent/main")]
-    assert own_cgroup_ids() == set(own)
+    own = [cgroup_id(path) for path in (tree.root / "agent/main", tree.root / "agent", tree.root)]
+    assert own_cgroup_ids() == tuple(own), "the nearest first"

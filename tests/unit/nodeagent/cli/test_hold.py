@@ -1,4 +1,4 @@
-"""When a program that is held back may go on, and when it is given up."""
+"""When a program that is held back may go on, and when it is given up: as the agent says, which is asked once."""
 
 from __future__ import annotations
 
@@ -8,60 +8,67 @@ from typing import Any
 import pytest
 
 from nodeagent.cli import hold as room
-from nodeagent.cli.hold import Held, RefusedError, hold
+from nodeagent.cli.hold import RefusedError, hold
+from nodeagent.local.client import RefusedAnswerError
+from nodeagent.local.questions import AgentQuestion, Process
+from nodeagent.local.trust import UntrustedPathError
 
-HELD = Held(frozenset({1, 7}), 4026532500, "container box")
-PLACE = {"inode": 4026532500, "served": True}
-MINE = {"cgroups": [7], "network_namespaces": [PLACE], "problems": []}
-OTHER = {"cgroups": [9], "network_namespaces": [PLACE], "problems": ["cgroup 7 is selected by a and b: refused"]}
+QUESTION = AgentQuestion(process=Process(cgroups=(7, 1), inode=4026532500, name="container box"))
+CAPTURED = {"outcome": "captured", "why": ""}
+LATE = {"outcome": "late", "why": "no workload of this node selects the cgroup of container box"}
 
 
-def agent(*workloads: list[dict[str, Any]] | None, looks: Callable[[], int] = lambda: 0) -> Callable[[str], Any]:
-    """Answers in turn, the last one for ever; None: it does not answer."""
-    turns = list(workloads)
+class Agent:
+    """Answers in turn, the last answer for ever; exceptions are raised."""
 
-    def ask(document: str) -> Any:
-        if document == "enrolment":
-            return {"looks": looks()}
-        answer = turns.pop(0) if len(turns) > 1 else turns[0]
-        if answer is None:
-            raise ConnectionRefusedError(111, "refused")
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[AgentQuestion] = []
+
+    def __call__(self, question: AgentQuestion) -> dict[str, Any]:
+        self.asked.append(question)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    return ask
 
-
-def refusal(ask: Callable[[str], Any], *, optional: bool = False) -> str:
+def refusal(ask: Callable[[AgentQuestion], Any], seconds: float = 0) -> str:
     with pytest.raises(RefusedError) as caught:
-        hold(HELD, "here", ask, 0, optional=optional)
+        hold(QUESTION, "/run/agent.sock", ask, seconds)
     return str(caught.value)
 
 
-def test_it_goes_on_when_it_is_captured_and_its_namespace_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "STEP_SECONDS", 0)
-    hold(HELD, "here", agent(None, [], [{**MINE, "network_namespaces": []}], [MINE]), 20)
+@pytest.mark.parametrize("outcome", ["captured", "unselected"])
+def test_it_goes_on_as_the_agent_says_who_is_asked_once(outcome: str) -> None:
+    agent = Agent({"outcome": outcome, "why": "x"})
+    hold(QUESTION, "/run/agent.sock", agent, 20)
+    (asked,) = agent.asked
+    assert 19 < asked.seconds <= 20, "the agent waits, not we"
+
+
+def test_an_agent_that_starts_or_ends_meanwhile_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "RETRY_SECONDS", 0)
+    agent = Agent(FileNotFoundError(2, "No such file"), ConnectionResetError("the agent stops"), ValueError(), CAPTURED)
+    hold(QUESTION, "/run/agent.sock", agent, 20)
+    assert len(agent.asked) == 4
 
 
 def test_why_it_is_given_up() -> None:
-    assert "no workload of this node selects the cgroup of container box" in refusal(agent([]))
-    assert "no agent answers on here" in refusal(agent(None))
-    assert "cgroup 7 is selected by a and b" in refusal(agent([OTHER]))
-    unserved = {**MINE, "network_namespaces": [{**PLACE, "served": False}]}
-    assert "does not listen in network namespace 4026532500" in refusal(agent([unserved]))
-    assert "does not listen" in refusal(agent([{**MINE, "network_namespaces": [{**PLACE, "inode": 1}]}]))
+    assert "not captured after 0 s: no workload of this node selects" in refusal(Agent(LATE))
+    gone = refusal(Agent(FileNotFoundError(2, "No such file")))
+    assert "no agent answers on /run/agent.sock (No such file)" in gone
 
 
-def test_where_it_is_optional_only_a_look_that_began_later_lets_it_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "STEP_SECONDS", 0)
-    counted = iter(range(5, 100))
-    asked: list[int] = []
-
-    def looks() -> int:
-        asked.append(next(counted))
-        return asked[-1]
-
-    hold(HELD, "here", agent([], looks=looks), 20, optional=True)
-    assert asked == [5, 6, 7]
-    assert "no workload" in refusal(agent([]), optional=True)
-    assert "no agent" in refusal(agent(None), optional=True)
-    assert "selected by a and b" in refusal(agent([OTHER], looks=looks), optional=True)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"outcome": "refused", "why": "64 questions"}, "64 questions"),
+        (RefusedAnswerError("only root may"), "only root may"),
+        (UntrustedPathError("/run belongs to user 7"), "need not be the agent: /run belongs to user 7"),
+    ],
+)
+def test_a_refusal_is_not_waited_out(answer: Any, words: str) -> None:
+    agent = Agent(answer)
+    assert words in refusal(agent, 20)
+    assert len(agent.asked) == 1

@@ -31,6 +31,8 @@ CAPTURE: dict[str, Any] = {"enabled": True, "problems": [], "listeners": {1: 150
         ({"cgroups": []}, {}, 3, Level.BAD, "no cgroup"),
         ({}, {"enabled": False}, 3, Level.BAD, "off"),
         ({}, {"listeners": {}}, 3, Level.BAD, "refused"),
+        ({"stages": {"7": {"stage": "captured", "why": ""}}}, {}, 3, Level.GOOD, "3 processes"),
+        ({"stages": {"7": {"stage": "told", "why": "no worker"}}}, {}, 3, Level.BAD, "cgroup 7 is told: no worker"),
         ({}, {"problems": ["cgroup 7 is selected by shop/a@1 and shop/web@1"]}, 3, Level.BAD, "shop/a@1"),
     ],
 )

@@ -80,7 +80,9 @@ class Scene:
 def play(story: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
         mirror, aggregate, changes = Mirror(), Aggregate(Clock()), list[int]()
-        scene = Scene(Hub(START, mirror, aggregate, lambda: changes.append(1), Packing(2)), mirror, aggregate, changes)
+        scene = Scene(
+            Hub(lambda: START, mirror, aggregate, lambda: changes.append(1), Packing(2)), mirror, aggregate, changes
+        )
         try:
             await story(scene)
         finally:

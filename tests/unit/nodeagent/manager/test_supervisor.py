@@ -29,7 +29,7 @@ def play(directory: Path, count: int, story: Story) -> None:
     async def run() -> None:
         changed = asyncio.Event()
         aggregate = Aggregate(lambda: 0.0)
-        hub = Hub(START, Mirror(), aggregate, changed.set, Packing(1))
+        hub = Hub(lambda: START, Mirror(), aggregate, changed.set, Packing(1))
         command = (sys.executable, "-m", "tests.support.fake_worker", "--directory", str(directory))
         supervisor = Supervisor(hub, count, command)
         task = asyncio.ensure_future(supervisor.run())
@@ -122,7 +122,7 @@ def test_while_retiring_a_worker_that_ends_is_not_replaced(tmp_path: Path) -> No
 
 def test_a_command_that_does_not_exist_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        hub = Hub(START, Mirror(), Aggregate(lambda: 0.0), lambda: None, Packing(1))
+        hub = Hub(lambda: START, Mirror(), Aggregate(lambda: 0.0), lambda: None, Packing(1))
         supervisor = Supervisor(hub, 1, (str(tmp_path / "absent"),))
         task = asyncio.ensure_future(supervisor.run())
         while not supervisor.restarts:

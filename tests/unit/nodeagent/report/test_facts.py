@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Rotation
+from nodeagent.manager import shown
 from nodeagent.report import facts
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.samples import CounterSample, GaugeSample
@@ -29,13 +30,13 @@ def test_the_read_model_is_shown_as_the_wire_has_it() -> None:
 def test_workloads_of_this_node_come_with_the_cgroups_that_were_found() -> None:
     state = NodeState()
     state.apply(snapshot(workload(), workload("web-1"), workload("far", node="node-b")))
-    rows = facts.workloads_document(state, "node-a", {7: workload().uid, 5: workload().uid})
+    rows = shown.workloads_document(state, "node-a", {7: workload().uid, 5: workload().uid})
     assert [(row["name"], row["cgroups"]) for row in rows] == [("web-0", [5, 7]), ("web-1", [])]
     assert rows[0]["selector"] == "/shop/web-0"
     assert [row["problems"] for row in rows] == [[], []]
     uids = [row["uid"] for row in rows]
     clash, other = f"cgroup 7 is selected by {uids[0]} and {uids[1]}: refused", f"workload {uids[0]}0: deep"
-    rows = facts.workloads_document(state, "node-a", {}, problems=[clash, other, f"workload {uids[1]}: no"])
+    rows = shown.workloads_document(state, "node-a", {}, problems=[clash, other, f"workload {uids[1]}: no"])
     assert [row["problems"] for row in rows] == [[clash], [clash, f"workload {uids[1]}: no"]]
 
 

@@ -147,11 +147,12 @@ def test_the_verb_ends_with_the_status_of_what_is_missing(monkeypatch: pytest.Mo
     assert (result.exit_code, result.output) == (5, "nodeagent: cannot trace: install linux-headers-x\n")
 
 
-def test_the_verb_says_that_no_agent_answers_about_a_workload(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verb_says_that_no_agent_answers_about_a_workload(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NODEMESH_RUN_DIR", str(tmp_path))
     monkeypatch.setattr("nodeagent.trace.obstacles.ready_python", lambda *_: "python")
     result = run("--workload", "shop/web")
     assert result.exit_code == 1
-    assert "no agent answers on 127.0.0.1:1" in result.output
+    assert f"no agent answers on {tmp_path}/default/agent.sock" in result.output
 
 
 def test_the_verb_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
