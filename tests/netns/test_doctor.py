@@ -86,7 +86,8 @@ def test_ports_that_others_have(shop: Shop, tmp_path: Path) -> None:
     with Pod(shop.mesh, shop.mesh.a, "busy", 11) as pod:
         pod.outside.spawn(sys.executable, "-c", TAKES, log=tmp_path / "log")
         eventually(lambda: "taken" in (tmp_path / "log").read_text(), what="the ports are taken")
-        done = pod.outside.run(BIN / "nodeagent", "doctor", "-o", "json", env=shop.mesh.a.settings)
+        elsewhere = {**shop.mesh.a.settings, "NODEMESH_RUN_DIR": str(tmp_path / "run")}
+        done = pod.outside.run(BIN / "nodeagent", "doctor", "-o", "json", env=elsewhere)
         found = about(json.loads(done.stdout), "ports")
         assert done.returncode == 1
         assert [item["text"].split(" is ")[0] for item in found] == ["15001 (ports.outbound)", "15054 (ports.dns)"]

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,13 @@ from tests.netns.shop import PORT, TARGET_PORT, Family
 from tests.netns.spot import Spot
 from tests.netns.town import VIP, Town, place_of, wait_served, workload_of
 from tests.netns.town import town as make_town
+from tests.support.pace import patient
 
 CHURN = 200
 AT_A_TIME = 20
+DEATHS = 4
+DIALS = 20
+"""Connections after each, of which the new worker has some."""
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +191,28 @@ def test_a_worker_and_a_manager_that_are_killed_take_the_namespaces_over(town: T
     node.wait_ready()
     wait_served(town.walker, town.near)
     _serves(town, family)
+
+
+def test_the_death_of_a_worker_refuses_nobody(town: Town, family: Family) -> None:
+    """The other worker goes on, and the new one accepts nothing before it has entered the namespaces."""
+    node = town.mesh.a
+
+    def dial() -> None:
+        with town.dial(town.walker.spot, "near", family) as connection:
+            assert roundtrip(connection, b"served") == b"served"
+
+    with town.serve("near", echo):
+        for _ in range(DEATHS):
+            eventually(lambda: len(_listening(town.walker)) == 2, within=20, what="both workers listen")
+            worker = next(pid for pid in node.agent_processes() if node.agent is not None and pid != node.agent.pid)
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda: reading.gone(worker), what="the worker is gone")  # noqa: B023 - it is asked at once
+            deadline = time.monotonic() + patient(20)
+            while len(_listening(town.walker)) < 2:
+                dial()  # whatever fails here fails the test
+                assert time.monotonic() < deadline, "a worker is started in its place"
+            for _ in range(DIALS):
+                dial()
 
 
 def _listening(pod: Pod) -> set[str]:
