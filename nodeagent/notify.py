@@ -1,4 +1,6 @@
-"""Words to the service manager: sd_notify(3), a datagram of assignments to the socket that NOTIFY_SOCKET names."""
+"""Reports to the service manager (sd_notify). A report is a datagram of assignments to the socket that NOTIFY_SOCKET
+names. Source: sd_notify(3).
+"""
 
 from __future__ import annotations
 

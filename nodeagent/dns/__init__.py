@@ -1,6 +1,5 @@
-"""Names of the mesh for enrolled workloads: their DNS questions reach the agent, which answers for
-the names of the mesh and forwards everything else, byte for byte, to the resolver that the
-application chose.
+"""DNS for enrolled workloads. Their questions reach the agent, which answers for the names of the
+mesh and forwards everything else, byte for byte, to the resolver that the application chose.
 
 Nouns: ``Question`` (messages: the parts of a message that decide), ``Answer``, ``Forward`` and
 ``Discard`` (decide: what happens to a message; pure), ``Resolvers`` (io.lookup: where the

@@ -1,4 +1,4 @@
-"""The agent's own socket: how programs of the same host ask the running agent, each sure of whom it speaks to.
+"""The agent's own UNIX socket, over which programs of the same host ask it. Each side knows whom it speaks to.
 
 A UNIX socket in a directory that only root can write to (``trust``), so that nobody else can pose as the agent, as
 whoever takes a free TCP port can. The kernel says who asks (``peer``): no question is believed about its asker.
