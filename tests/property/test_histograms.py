@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeagent import channel
@@ -23,6 +23,7 @@ step = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(bounds, st.lists(step, max_size=60))
 def test_merged_workers_equal_one_histogram(limits: tuple[float, ...], steps: list[tuple[str, int, float]]) -> None:
     """A worker that dies is collected once more before, and another takes its place, which counts from 0."""
