@@ -1,27 +1,38 @@
-"""The words between the manager and its workers, over a Unix stream socket pair that nobody else can reach.
+"""Messages between the manager and its workers, over a Unix stream socket pair.
 
 Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
-first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot ``StateBatch``, ``Enrolment``, ``Namespaces``,
-every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it sends whatever changes. The worker
-answers ``Begin`` with ``Ready`` once everything before it has been applied and its listeners are open; ``StateBatch``
-with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect`` and ``ListFlows``
-by its number.
+first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot (``StateBatch``, in parts), ``Enrolment``,
+``Namespaces``, every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it sends whatever
+changes. The worker answers ``Begin`` with ``Ready`` once everything before it has been applied and its listeners are
+open; each batch with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect`` and
+``ListFlows`` by its number.
+
+A reader ignores and counts a message whose type it does not know, or that it cannot read, because a process of another
+version may have sent it; but not one that narrows what is allowed (``"narrows": true``, see NARROWING): to go on
+without such a message would allow what the sender forbids.
 """
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
-from control.wire.codec import DecodeError, decode, encode
-from control.wire.watch import Batch
-from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, NumberSample, Sample
+from control.codec.lines import EncodedBatch, decoded, encoded
+from control.codec.values import DecodeError, from_json, to_json
+from control.wire.watch import Batch, Change
+from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-"""A snapshot of a large mesh is the largest message; more than this is a defect, not a message."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""More than this is a defect, not a message: the largest is a part of a batch of one very large object."""
+PART_BYTES = 64 * 1024
+"""A batch goes out in parts of about so many bytes of objects: a worker reads each in one turn of its loop."""
+PART_CHANGES = 256
+MAX_UNKNOWN_TYPES = 32
+"""Types of messages that are not known are counted apart up to this many of them."""
 _LENGTH = struct.Struct("!I")
 
 
@@ -58,9 +69,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateBatch:
-    """A watch batch, as control sent it."""
+    """A batch of the watch, or a part of one; objects are the bytes that control sent."""
 
     batch: Batch
+    more: bool = False
+    """Further parts of the same batch follow at once. Nothing of it is in force before the last part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,31 +298,61 @@ _TYPES: dict[str, type[Any]] = {
         Ready, Applied, Collected, Flows, Drained,
     )
 }  # fmt: skip
+NARROWING: frozenset[type[Any]] = frozenset({Start, StateBatch, Svid, SpliceExclusions, Departed, Drain})
+"""To ignore one of these would leave something allowed, or running, that is to end: its receiver stops instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    type: str
+    narrows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A StateBatch on the channel."""
+
+    batch: EncodedBatch
+    more: bool = False
+    type: str = "StateBatch"
+    narrows: bool = True
 
 
 def pack(message: Message) -> bytes:
-    """The message as bytes for the wire."""
-    body = json.dumps({"type": type(message).__name__, **_fields(message)}, separators=(",", ":")).encode()
+    """The message as bytes for the channel."""
+    if isinstance(message, StateBatch):
+        batch = message.batch
+        changes = tuple(encoded(change) for change in batch.changes)
+        body = to_json(_Body(EncodedBatch(batch.instance, batch.revision, batch.snapshot, changes), message.more))
+    else:
+        narrows = b',"narrows":true' if type(message) in NARROWING else b""
+        fields = to_json(message)[1:]  # every message but an empty one goes on with a comma
+        comma = b"" if fields == b"}" else b","
+        body = b'{"type":"%s"%s%s%s' % (type(message).__name__.encode(), narrows, comma, fields)
     return _LENGTH.pack(len(body)) + body
 
 
-def _fields(message: Message) -> dict[str, Any]:
-    if isinstance(message, Collected):
-        # thousands of samples, packed by a worker that carries connections meanwhile: no walk through their labels
-        return {
-            "number": message.number,
-            "counters": [_number(item) for item in message.counters],
-            "gauges": [_number(item) for item in message.gauges],
-            "histograms": [
-                {"name": item.name, "labels": item.labels, "value": encode(item.value)} for item in message.histograms
-            ],
-        }
-    fields: dict[str, Any] = encode(message)
-    return fields
+def parts(head: Batch, changes: Iterable[Change]) -> Iterator[bytes]:
+    """The batch of these changes as packed messages, each small enough to be read in one turn of a loop."""
+    waiting = iter(changes)
+    part = _next_part(waiting)
+    more = True
+    while more:
+        following = _next_part(waiting) if part else ()
+        more = bool(following)
+        yield pack(StateBatch(batch=replace(head, changes=part), more=more))
+        part = following
 
 
-def _number(sample: NumberSample) -> dict[str, Any]:
-    return {"name": sample.name, "labels": sample.labels, "value": sample.value}
+def _next_part(changes: Iterator[Change]) -> tuple[Change, ...]:
+    part: list[Change] = []
+    size = 0
+    for change in islice(changes, PART_CHANGES):
+        part.append(change)
+        size += len(change.value or b"")
+        if size >= PART_BYTES:
+            break
+    return tuple(part)
 
 
 class Unpacker:
@@ -317,9 +360,12 @@ class Unpacker:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.ignored: Counter[str] = Counter()
+        """Messages that were not understood and narrow nothing, by their type."""
 
     def feed(self, data: bytes) -> list[Message]:
-        """Every message that is complete now; ChannelError if the bytes are not messages."""
+        """Every message that is complete now; ChannelError if the bytes are not messages, or one that narrows what is
+        allowed cannot be understood."""
         self._buffer += data
         messages: list[Message] = []
         while len(self._buffer) >= _LENGTH.size:
@@ -329,16 +375,33 @@ class Unpacker:
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            messages.append(_unpack(bytes(self._buffer[_LENGTH.size : end])))
+            message = self._unpack(bytes(self._buffer[_LENGTH.size : end]))
+            if message is not None:
+                messages.append(message)
             del self._buffer[:end]
         return messages
 
+    def _unpack(self, body: bytes) -> Message | None:
+        try:
+            envelope = from_json(_Envelope, body)
+        except DecodeError as error:
+            raise ChannelError(f"not a message: {error}") from error
+        cls = _TYPES.get(envelope.type)
+        try:
+            if cls is None:
+                raise DecodeError("its type is not known")
+            return _state_batch(from_json(_Body, body)) if cls is StateBatch else from_json(cls, body)
+        except DecodeError as error:
+            if envelope.narrows or cls in NARROWING:
+                raise ChannelError(f"{envelope.type} cannot be read: {error}") from error
+            known = len(self.ignored) < MAX_UNKNOWN_TYPES or envelope.type in self.ignored
+            self.ignored[envelope.type if known else "(others)"] += 1
+            return None
 
-def _unpack(body: bytes) -> Message:
-    try:
-        value = json.loads(body)
-        cls = _TYPES[value["type"]]
-        message: Message = decode(cls, value)
-    except (ValueError, KeyError, TypeError, DecodeError) as error:
-        raise ChannelError(f"not a message: {error!r}") from error
-    return message
+
+def _state_batch(body: _Body) -> StateBatch:
+    batch = Batch(
+        instance=body.batch.instance, revision=body.batch.revision, snapshot=body.batch.snapshot,
+        changes=decoded(body.batch.changes),
+    )  # fmt: skip
+    return StateBatch(batch=batch, more=body.more)

@@ -29,7 +29,6 @@ from nodeagent.capture.controller import Capture, CaptureSettings
 from nodeagent.capture.held import Held
 from nodeagent.capture.ports import AGENT_PORTS
 from nodeagent.channel import Start
-from nodeagent.client.follow import Follower
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
 from nodeagent.client.statefile import StateDirectory
@@ -122,9 +121,7 @@ class Agent:
                 ControlIssuer(self._membership.transport), self._directory, self._hub.publish_svid
             )
             self._session = Session(random.random)
-            self._follower = Follower(
-                self._session, self._membership.transport, self._discovery.take, lambda: self._discovery.missing
-            )
+            self._follower = self._discovery.follower(self._session, self._membership.transport)
             self._local = self._serve(ports)
             undo.callback(self._local.close)
             self._undo = undo.pop_all()

@@ -30,11 +30,12 @@ async def watch(
     context: Ctx,
     revision: Annotated[int | None, Query(ge=0)] = None,
     instance: Annotated[str | None, Query(max_length=MAX_INSTANCE_CHARACTERS)] = None,
+    content: Annotated[str, Query(max_length=MAX_INSTANCE_CHARACTERS)] = "",
 ) -> Response:
-    """A snapshot and then changes, or the changes since ``revision`` of ``instance``; ends when the node's
-    certificate does."""
+    """A snapshot and then changes, or the changes since ``revision`` of ``instance`` for an agent that holds the
+    content of this digest; ends when the node's certificate does."""
     abort = cast(Callable[[], None], request.scope.get("extensions", {}).get(PEER_KEY, {}).get("abort", _nothing))
-    session = context.hub.open(peer.name, instance, revision, abort)
+    session = context.hub.open(peer.name, instance, revision, abort, content)
     return WatchResponse(session, context, peer.expires)
 
 

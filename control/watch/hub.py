@@ -11,11 +11,13 @@ import asyncio
 import hashlib
 import json
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from control.codec.content import Content
+from control.codec.lines import write_change, write_line
+from control.codec.values import to_json
 from control.kinds import node as nodes
 from control.kinds.base.mesh import Mesh
 from control.registry.catalogue import Catalogue
@@ -24,8 +26,7 @@ from control.store.base import Compacted, Store, StoreError
 from control.store.base import Watch as StoreWatch
 from control.watch.projection import Objects, project
 from control.watch.session import MAX_QUEUE, Session
-from control.wire.codec import encode
-from control.wire.watch import MAX_BATCH_BYTES, Batch, Change
+from control.wire.watch import MAX_BATCH_BYTES, Change
 
 HISTORY = 1024
 """Batches kept for agents that come back."""
@@ -39,6 +40,9 @@ POLL_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 PROJECTION_VERSION = 2
 """To be raised when the same resources project to other objects: agents then get a snapshot instead of resuming."""
+
+
+Key = tuple[str, str]
 
 
 class TooManyWatchersError(Exception):
@@ -62,6 +66,16 @@ class NodeStatus:
     """The last revision that was sent to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A batch that agents may have missed."""
+
+    revision: int
+    line: bytes
+    digest: str
+    """Of the content after the batch."""
+
+
 class Hub:
     """One per process. All methods but ``run`` are for the event loop's thread."""
 
@@ -76,9 +90,14 @@ class Hub:
         self._closing = False
         self._catalogue = Catalogue((), 0)
         self._objects: Objects = {}
-        self._history: deque[tuple[int, bytes]] = deque()
+        self._encoded: dict[Key, bytes] = {}
+        """Each object as it stands in a line: it is encoded when it changes, and then never again."""
+        self._content = Content()
+        self._digest = ""
+        self._history: deque[Remembered] = deque()
         self._history_bytes = 0
-        self._oldest = 0
+        self._oldest = (0, "")
+        """Revision and digest before the first batch of the history."""
         self._sessions: set[Session] = set()
         self._statuses: dict[str, NodeStatus] = {}
         self._snapshot: tuple[int, bytes] | None = None
@@ -111,51 +130,75 @@ class Hub:
                 self.revision = max(self.revision, watch.revision)
 
     async def _refresh(self) -> None:
-        """Read, project and compare off the loop; publish on it."""
-        catalogue, objects, changes, line = await asyncio.to_thread(self._prepare)
+        """Read, project, compare and encode off the loop; publish on it."""
+        prepared = await asyncio.to_thread(self._prepare)
         first = not self.ready
-        self._catalogue, self._objects, self._snapshot = catalogue, objects, None
-        self.revision = max(self.revision, catalogue.revision)
+        self._catalogue, self._objects, self._snapshot = prepared.catalogue, prepared.objects, None
+        self._digest = prepared.digest
+        self.revision = max(self.revision, prepared.catalogue.revision)
         if first:
-            self._oldest = self.revision
+            self._oldest = self.revision, self._digest
             self.ready = True
-        elif changes:
-            self._remember(self.revision, line)
+        elif prepared.line:
+            self._remember(Remembered(self.revision, prepared.line, self._digest))
             for session in list(self._sessions):
-                session.offer(self.revision, line)
+                session.offer(self.revision, prepared.line)
         self._drop_removed_nodes()
 
-    def _prepare(self) -> tuple[Catalogue, Objects, tuple[Change, ...], bytes]:
+    def _prepare(self) -> _Prepared:
         catalogue = self._registry.catalogue()
         objects = project(catalogue, self._mesh)
-        changes = difference(self._objects, objects) if self.ready else ()
-        line = self._line(Batch(instance=self.instance, revision=catalogue.revision, changes=changes))
-        return catalogue, objects, changes, line
+        changes = difference(self._objects, objects)
+        encoded = {(change.kind, change.uid): write_change(change) for change in changes}
+        line = self._line(catalogue.revision, encoded.values()) if self.ready and changes else b""
+        for change in changes:
+            self._content.put(change.kind, change.uid, change.value)
+            if change.value is None:
+                self._encoded.pop((change.kind, change.uid), None)
+            else:
+                self._encoded[change.kind, change.uid] = encoded[change.kind, change.uid]
+        return _Prepared(catalogue, objects, line, self._content.digest())
 
-    def open(self, node: str, instance: str | None, revision: int | None, on_overflow: Callable[[], None]) -> Session:
-        """A session that starts with a snapshot, or after ``revision`` if that can be resumed."""
+    def open(
+        self, node: str, instance: str | None, revision: int | None, on_overflow: Callable[[], None], content: str = ""
+    ) -> Session:
+        """A session that starts with a snapshot, or after ``revision`` if an agent that holds the ``content`` of this
+        digest can resume there."""
         if not self.ready:
             raise NotReadyError("control has not read its store yet; try again")
         if len(self._sessions) >= MAX_WATCHERS:
             raise TooManyWatchersError(f"{MAX_WATCHERS} watches are open, as many as this control serves")
         if sum(session.node == node for session in self._sessions) >= MAX_WATCHERS_PER_NODE:
             raise TooManyWatchersError(f"node {node} has {MAX_WATCHERS_PER_NODE} open watches; close one first")
+        missed = self._missed(instance, revision, content)
+        first = [self._whole()] if missed is None else missed or [self.heartbeat()]  # before there is a session to leak
         session = Session(node, on_overflow)
         self._sessions.add(session)
         self._status(node).watching += 1
-        if self._can_resume(instance, revision):
-            assert revision is not None
-            missed = [(r, line) for r, line in self._history if r > revision]
-            for at, line in missed or [self.heartbeat()]:
-                session.offer(at, line)
-        else:
-            session.offer(*self._whole())
+        for at, line in first:
+            session.offer(at, line)
         return session
 
-    def _can_resume(self, instance: str | None, revision: int | None) -> bool:
-        if instance != self.instance or revision is None or not self._oldest <= revision <= self.revision:
-            return False
-        return sum(r > revision for r, _ in self._history) <= MAX_RESUMED
+    def _missed(self, instance: str | None, revision: int | None, content: str) -> list[tuple[int, bytes]] | None:
+        """What an agent is to be sent that holds this content since this revision; None: a snapshot.
+
+        A revision alone proves nothing: a store that was restored from a backup counts the same revisions again. An
+        agent that sends no digest is of a version that does not know of it, and gets a snapshot.
+        """
+        if instance != self.instance or revision is None or not content or revision > self.revision:
+            return None
+        if content == self._digest:
+            return []  # also after a restart: nothing that agents see was changed meanwhile
+        if revision < self._oldest[0]:
+            return None
+        held = self._oldest[1]
+        missed: list[tuple[int, bytes]] = []
+        for item in self._history:
+            if item.revision <= revision:
+                held = item.digest
+            else:
+                missed.append((item.revision, item.line))
+        return missed if content == held and len(missed) <= MAX_RESUMED else None
 
     def release(self, session: Session) -> None:
         """The response is over."""
@@ -171,7 +214,7 @@ class Hub:
 
     def heartbeat(self) -> tuple[int, bytes]:
         """A batch without changes."""
-        return self.revision, self._line(Batch(instance=self.instance, revision=self.revision))
+        return self.revision, self._line(self.revision)
 
     def statuses(self) -> list[NodeStatus]:
         """Of every node of the registry, by name, whether it was seen or not."""
@@ -190,18 +233,16 @@ class Hub:
 
     def _whole(self) -> tuple[int, bytes]:
         if self._snapshot is None:
-            batch = Batch(
-                instance=self.instance, revision=self.revision, snapshot=True, changes=difference({}, self._objects)
-            )
-            self._snapshot = self.revision, self._line(batch)
+            self._snapshot = self.revision, self._line(self.revision, self._encoded.values(), snapshot=True)
         return self._snapshot
 
-    def _remember(self, revision: int, line: bytes) -> None:
-        self._history.append((revision, line))
-        self._history_bytes += len(line)
+    def _remember(self, item: Remembered) -> None:
+        self._history.append(item)
+        self._history_bytes += len(item.line)
         while len(self._history) > HISTORY or self._history_bytes > MAX_HISTORY_BYTES:
-            self._oldest, dropped = self._history.popleft()
-            self._history_bytes -= len(dropped)
+            dropped = self._history.popleft()
+            self._oldest = dropped.revision, dropped.digest
+            self._history_bytes -= len(dropped.line)
 
     def _drop_removed_nodes(self) -> None:
         present = {node.name for node in self._catalogue.of(nodes.KIND)}
@@ -211,17 +252,28 @@ class Hub:
         for name in [n for n, s in self._statuses.items() if n not in present and not s.watching]:
             del self._statuses[name]
 
-    def _line(self, batch: Batch) -> bytes:
-        line = json.dumps(encode(batch), separators=(",", ":")).encode() + b"\n"
+    def _line(self, revision: int, changes: Iterable[bytes] = (), *, snapshot: bool = False) -> bytes:
+        line = write_line(self.instance, revision, changes, snapshot=snapshot)
         if len(line) > MAX_BATCH_BYTES:
             raise StoreError(f"a batch of {len(line)} bytes; agents read at most {MAX_BATCH_BYTES}")
         return line
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the registry holds now, projected, compared with what agents were sent, and encoded."""
+
+    catalogue: Catalogue
+    objects: Objects
+    line: bytes
+    """The difference; empty: there is none."""
+    digest: str
+
+
 def difference(before: Objects, after: Objects) -> tuple[Change, ...]:
     """What turns one into the other: new and changed objects, then those that are gone."""
     changes = [
-        Change(kind=kind, uid=uid, value=encode(value))
+        Change(kind=kind, uid=uid, value=to_json(value))
         for (kind, uid), value in after.items()
         if before.get((kind, uid)) != value
     ]
@@ -230,7 +282,7 @@ def difference(before: Objects, after: Objects) -> tuple[Change, ...]:
 
 
 def _instance(store_instance: str, mesh: Mesh) -> str:
-    """Another run is another history, though the store is the same: a backup may have been restored in between, and
-    then the same revision means something else. Another mesh configuration or projection is one, too."""
-    about = json.dumps([PROJECTION_VERSION, mesh.trust_domain, mesh.cluster, mesh.roots]).encode()
-    return f"{store_instance}-{hashlib.sha256(about).hexdigest()[:12]}-{uuid.uuid4().hex[:12]}"
+    """The store, and how its resources become objects: with another mesh configuration or projection, the same revision
+    is another content. A restart is not another instance; what makes that safe is the digest (``Hub.open``)."""
+    about = json.dumps([PROJECTION_VERSION, mesh.trust_domain, mesh.domain, mesh.cluster, mesh.roots]).encode()
+    return f"{store_instance}-{hashlib.sha256(about).hexdigest()[:12]}"

@@ -6,6 +6,7 @@ A v4-mapped address (``::ffff:10.0.0.1``) *is* the IPv4 address; it is made so a
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,12 +19,18 @@ class AddressError(ValueError):
     """The text is not an address (or not an address and a port); the message says which and why."""
 
 
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_CANONICAL_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}\Z")
+
+
 @lru_cache(MAX_REMEMBERED)
 def canonical_ip(text: str) -> str:
     """The one spelling of an IP address: v4-mapped becomes v4, IPv6 is compressed and lower case.
 
     Scope ids (``fe80::1%eth0``) are refused: a link-local address names no workload.
     """
+    if _CANONICAL_IPV4.match(text):  # most addresses are: a tenth of the time of what follows
+        return text
     try:
         address = ipaddress.ip_address(text)
     except ValueError as error:

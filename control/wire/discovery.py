@@ -3,6 +3,11 @@
 Every object has a ``uid`` (stable, unique per kind). References between objects are uids. An object that refers to
 one which the reader does not hold is *incomplete*, never free of what it refers to: a workload names every policy that
 selects it, and a policy that has not arrived denies.
+
+A reader ignores fields and kinds that it does not know, so whatever narrows (a policy) must be named by the objects
+that it narrows. An enum value that it does not know costs no more than it must: an unknown mode is the one that lets
+the least through, an unknown ``AppProtocol`` is carried as bytes, and only an object whose meaning hangs on the value
+(``Action``, ``Resolution``) cannot be read.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ class MtlsMode(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> MtlsMode:
-        """A mode that this reader does not know is the one that lets nobody in."""
+        """Read a mode that this reader does not know as the one that lets nobody in."""
         return cls.STRICT
 
 
@@ -45,7 +50,7 @@ class EgressMode(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> EgressMode:
-        """A mode that this reader does not know is the one that lets nobody out."""
+        """Read a mode that this reader does not know as the one that lets nobody out."""
         return cls.REGISTRY_ONLY
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from socket import inet_aton, inet_ntoa
 
 from control.wire.address import SocketAddress, packed_ip, unpacked_ip
-from nodeagent.capture.plan import Entry, User, difference
+from nodeagent.capture.plan import Difference, Entry, User, difference
 from nodeagent.loader.abi import CgroupFlag, ConfigFlag
 from nodeagent.loader.errors import MapFullError
 from nodeagent.loader.maps import DestinationKey, Destinations, EnrolledCgroups, Settings, Tagged, Users
@@ -35,6 +35,8 @@ class MapWriter:
         self.destinations = {_address(key): Entry(*value) for key, value in self._destinations.entries().items()}
         self._flags = self._settings.flags()
         self._left_out = 0
+        self._behind: set[SocketAddress] = set()
+        """Destinations that may differ from what was wanted last."""
 
     @property
     def incomplete(self) -> bool:
@@ -61,22 +63,24 @@ class MapWriter:
         users: frozenset[User] = frozenset(),
         *,
         keep: bool = False,
+        touched: Collection[SocketAddress] | None = None,
     ) -> list[str]:
         """Write the differences; None leaves the destinations as they are. Problems, if something did not fit.
 
         With ``keep`` nothing is taken out: what is captured stays captured. Destinations come before the cgroups that
         need them, and go after those that do not any more. If they do not all fit, enrolled processes are refused
-        everything unknown, from before the first one that is left out.
+        everything unknown, from before the first one that is left out. ``touched``: the destinations that may differ
+        from those of the last ``apply``; None: any.
         """
         if keep:
             cgroups = {**self.cgroups, **cgroups}
             users |= self.users
-            destinations = None if destinations is None else {**self.destinations, **destinations}
-        if destinations is not None and len(destinations) > self._destinations.capacity:
+        change = None if destinations is None else self._change(destinations, touched, keep=keep)
+        if change is not None and self._size_after(change) > self._destinations.capacity:
             self._set_incomplete(True)
         self._leave(cgroups, users)
-        if destinations is not None:
-            self._left_out = self._write_destinations(destinations)
+        if change is not None:
+            self._left_out = self._write_destinations(change)
             self._set_incomplete(self._left_out > 0)
         problems = self._join(cgroups, users)
         if not keep:
@@ -119,14 +123,39 @@ class MapWriter:
             return [f"{missing} cgroups cannot be enrolled, their connections are NOT captured: {error}"]
         return []
 
-    def _write_destinations(self, destinations: Mapping[SocketAddress, Entry]) -> int:
+    def _change(
+        self, wanted: Mapping[SocketAddress, Entry], touched: Collection[SocketAddress] | None, *, keep: bool
+    ) -> Difference[SocketAddress, Entry]:
+        """What is to be written; what cannot be, or is kept in spite of ``wanted``, is looked at again next time."""
+        if touched is None:
+            self._behind = {*wanted, *self.destinations}
+        else:
+            self._behind |= set(touched)
+        put: dict[SocketAddress, Entry] = {}
+        remove: list[SocketAddress] = []
+        for address in self._behind:
+            entry = wanted.get(address)
+            if entry is not None and self.destinations.get(address) != entry:
+                put[address] = entry
+            elif entry is None and address in self.destinations:
+                remove.append(address)
+        self._behind = {*put, *remove}
+        return Difference(put, () if keep else tuple(remove))
+
+    def _size_after(self, change: Difference[SocketAddress, Entry]) -> int:
+        added = sum(address not in self.destinations for address in change.put)
+        return len(self.destinations) - len(change.remove) + added
+
+    def _write_destinations(self, change: Difference[SocketAddress, Entry]) -> int:
         """How many did not fit."""
-        change = difference(destinations, self.destinations)
         for address in change.remove:
             self._destinations.remove(_key(address))
             del self.destinations[address]
+            self._behind.discard(address)
         written = self._destinations.put((_key(address), Tagged(*entry)) for address, entry in change.put.items())
-        self.destinations.update(islice(change.put.items(), written))
+        done = dict(islice(change.put.items(), written))
+        self.destinations.update(done)
+        self._behind -= done.keys()
         return len(change.put) - written
 
     def _set_incomplete(self, incomplete: bool) -> None:

@@ -225,9 +225,9 @@ class Capture:
     def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
         problems = [*enrolment.problems, *self._heal()]
-        wanted = None if destinations is None else destinations.entries
+        wanted, touched = (None, None) if destinations is None else (destinations.entries, destinations.touched)
         users = enrolment.users
-        problems += self._maps.apply(enrolment.entries(), wanted, users, keep=enrolment.partial)
+        problems += self._maps.apply(enrolment.entries(), wanted, users, keep=enrolment.partial, touched=touched)
         missing = {user.number for user in users - self._maps.users}  # they did not fit
         self._entered = frozenset(self._maps.cgroups) - missing
         if destinations is not None:

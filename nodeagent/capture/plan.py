@@ -153,6 +153,8 @@ class Destinations:
 
     entries: dict[SocketAddress, Entry]
     problems: tuple[str, ...] = ()
+    touched: frozenset[SocketAddress] | None = None
+    """All others are as they were when these were applied last; None: any may differ."""
 
 
 @dataclass(frozen=True, slots=True)

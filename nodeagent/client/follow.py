@@ -7,13 +7,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from control.codec.lines import read_line
+from control.codec.values import DecodeError
 from control.wire.watch import Batch
 from nodeagent.client.session import Connect, Session, SessionError, Wait
 from nodeagent.client.transport import ControlError, Transport
+from nodeagent.slices import in_slices
 
 logger = logging.getLogger(__name__)
 
-Sink = Callable[[Batch], None]
+Sink = Callable[[Batch], Awaitable[None]]
+
+
+async def _no_content() -> str:
+    return ""
 
 
 class UnusableBatchError(Exception):
@@ -23,7 +30,8 @@ class UnusableBatchError(Exception):
 class Follower:
     """The watch of one agent. ``transport`` gives the present way to control, and waits while there is none.
 
-    ``missing`` tells what the state lacks once a batch is in force; then a snapshot is asked for.
+    ``missing`` tells what the state lacks once a batch is in force; then a snapshot is asked for. ``content`` gives the
+    digest of all that is held, by which control resumes.
     """
 
     def __init__(
@@ -32,11 +40,13 @@ class Follower:
         transport: Callable[[], Awaitable[Transport]],
         sink: Sink,
         missing: Callable[[], Sequence[str]] = tuple,
+        content: Callable[[], Awaitable[str]] = _no_content,
     ) -> None:
         self._session = session
         self._transport = transport
         self._sink = sink
         self._missing = missing
+        self._content = content
         self._woken = asyncio.Event()
         self.connected = False
         """Whether the watch is open and has delivered."""
@@ -82,21 +92,23 @@ class Follower:
         self._session.lost(reason, time.monotonic())
 
     async def _stream(self, transport: Transport, action: Connect) -> None:
+        content = "" if action.position is None else await self._content()
         async with asyncio.timeout(action.deadline - time.monotonic()) as limit:
-            async with transport.watch(action.position) as chunks:
+            async with transport.watch(action.position, content) as chunks:
                 self._session.opened(time.monotonic())
                 async for chunk in chunks:
                     limit.reschedule(None)  # applying a large snapshot is not control's silence
-                    self._take(self._session.received(chunk, time.monotonic()))
+                    await self._take(self._session.received(chunk, time.monotonic()))
                     following = self._session.action(time.monotonic())
                     assert not isinstance(following, Wait)
                     limit.reschedule(asyncio.get_running_loop().time() + following.deadline - time.monotonic())
 
-    def _take(self, batches: list[Batch]) -> None:
-        for batch in batches:
+    async def _take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            batch = await self._read(line)
             self._session.check(batch)
             try:
-                self._sink(batch)
+                await self._sink(batch)
             except UnusableBatchError:
                 self._session.refused()
                 raise
@@ -105,3 +117,9 @@ class Follower:
                 logger.info("watch of control open at revision %d", batch.revision)
             self.connected = True
             self._session.verify(self._missing(), time.monotonic())
+
+    async def _read(self, line: bytes) -> Batch:
+        try:
+            return await in_slices(read_line(line))
+        except DecodeError as error:
+            raise self._session.refuse(f"control sent a line that is no batch: {error}") from error

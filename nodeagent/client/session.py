@@ -1,4 +1,4 @@
-"""The watch of control as a machine without I/O: lines of NDJSON in, batches out, and when to connect, to wait, to
+"""The watch of control as a machine without I/O: bytes in, lines of NDJSON out, and when to connect, to wait, to
 give up.
 
 The driver asks ``action``, does it, and tells what happened. ``now`` is monotonic seconds, ``random`` gives [0, 1). A
@@ -10,12 +10,10 @@ lost, silence ----+
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from control.wire.codec import DecodeError, decode
 from control.wire.watch import HEARTBEAT_SECONDS, MAX_BATCH_BYTES, Batch
 from nodeagent.waits.backoff import Backoff
 
@@ -138,21 +136,23 @@ class Session:
         self._move(Event.OPENED)
         self._heard = now
 
-    def received(self, data: bytes, now: float) -> list[Batch]:
-        """Every batch that is complete now. SessionError: drop the connection and report it ``lost``."""
+    def received(self, data: bytes, now: float) -> list[bytes]:
+        """Every line that is complete now; the driver reads them (``control.codec.lines``), which may take long.
+        SessionError: drop the connection and report it ``lost``."""
         self._heard = now
         self._buffer += data
-        batches: list[Batch] = []
+        lines: list[bytes] = []
         while (end := self._buffer.find(b"\n", self._scanned)) >= 0:
-            line = bytes(self._buffer[:end])
+            with memoryview(self._buffer) as view:
+                line = bytes(view[:end])  # a snapshot is copied once
             del self._buffer[: end + 1]
             self._scanned = 0
             if line.strip():
-                batches.append(self._read(line))
+                lines.append(line)
         self._scanned = len(self._buffer)
         if self._scanned > MAX_BATCH_BYTES:
-            raise self._refuse(f"control sent a line of more than {MAX_BATCH_BYTES} bytes")
-        return batches
+            raise self.refuse(f"control sent a line of more than {MAX_BATCH_BYTES} bytes")
+        return lines
 
     def check(self, batch: Batch) -> None:
         """Ask before applying: SessionError if the batch cannot follow what was applied last."""
@@ -160,11 +160,11 @@ class Session:
             return
         position = self._position
         if position is None:
-            raise self._refuse("control sent changes before any snapshot")
+            raise self.refuse("control sent changes before any snapshot")
         if batch.instance != position.instance:
-            raise self._refuse("control sent changes of another history without a snapshot")
+            raise self.refuse("control sent changes of another history without a snapshot")
         if batch.revision < position.revision:
-            raise self._refuse(f"control went back from revision {position.revision} to {batch.revision}")
+            raise self.refuse(f"control went back from revision {position.revision} to {batch.revision}")
 
     def applied(self, batch: Batch) -> None:
         """The batch is in force: resume after it, and trust this control again."""
@@ -180,7 +180,7 @@ class Session:
             self._repair_due = float("-inf")
         elif now >= self._repair_due:
             self._repair_due = now + self._repair.next()
-            raise self._refuse(f"the state held lacks {', '.join(missing)}; asking for all of it")
+            raise self.refuse(f"the state held lacks {', '.join(missing)}; asking for all of it")
 
     def refused(self) -> None:
         """A batch could not be applied: nothing that was held counts as a base any more, ask for a snapshot."""
@@ -201,12 +201,7 @@ class Session:
     def _move(self, event: Event) -> None:
         self._phase = TRANSITIONS[self._phase, event]
 
-    def _read(self, line: bytes) -> Batch:
-        try:
-            return decode(Batch, json.loads(line))
-        except (ValueError, RecursionError, DecodeError) as error:
-            raise self._refuse(f"control sent a line that is no batch: {error}") from error
-
-    def _refuse(self, why: str) -> SessionError:
+    def refuse(self, why: str) -> SessionError:
+        """The error to raise for what control sent; the next connection asks for a snapshot."""
         self._position = None
         return SessionError(why)

@@ -1,9 +1,9 @@
 """What the agent keeps on disk so that a restart, or an outage of control, changes nothing: discovery, the node's
 credential, SVIDs.
 
-One directory of mode 0700, files of mode 0600, each replaced as a whole (written aside, fsync, rename, fsync of the
-directory) and locked against a second agent. A file that cannot be read is said so and left out: the agent then asks
-control again.
+One directory of mode 0700, locked against a second agent; files of mode 0600, each replaced as a whole (written aside,
+fsync, rename, fsync of the directory), but for discovery, which grows behind its snapshot (``Journal``). A file that
+cannot be read is said so and left out: the agent then asks control again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from control.wire.codec import DecodeError, decode, encode
-from control.wire.watch import Batch
+from control.codec.values import DecodeError, decode, encode, to_json
+from control.wire.watch import Batch, Change
 from nodeagent.client.join import JoinError, NodeCredential, check_credential
+from nodeagent.client.journal import Journal
 
 SCHEMA = 1
 """Version of the files' meaning; a file of another version is left out."""
 MAX_FILE_BYTES = 512 * 1024 * 1024
-DISCOVERY_FILE = "discovery.json"
+DISCOVERY_FILE = "discovery.log"
+"""A ``Journal``."""
+FORMER_DISCOVERY_FILE = "discovery.json"
+"""Read once, where a former version of the agent left it; the first journal takes its place."""
 NODE_FILE = "node.json"
 SVID_DIRECTORY = "svids"
 LOCK_FILE = "lock"
@@ -48,12 +53,30 @@ class StoredSvid:
     key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FormerChange:
+    kind: str
+    uid: str
+    value: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FormerBatch:
+    """A batch as agents kept it until they had a journal: objects are JSON values."""
+
+    instance: str
+    revision: int
+    snapshot: bool = False
+    changes: tuple[_FormerChange, ...] = ()
+
+
 class StateDirectory:
     """The directory, locked for this process."""
 
     def __init__(self, path: Path) -> None:
         """Make, check and lock it; StateDirectoryError if that fails."""
         self._path = path
+        self._journal = Journal(path / DISCOVERY_FILE, _replace)
         try:
             (path / SVID_DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
@@ -85,16 +108,42 @@ class StateDirectory:
         os.close(self._lock)
 
     def load_discovery(self) -> Batch | None:
-        """The last snapshot that was saved; None if there is none that can be used."""
-        batch = self._load(DISCOVERY_FILE, Batch)
-        if batch is not None and not batch.snapshot:
-            logger.error("%s holds no snapshot and is not used", self._path / DISCOVERY_FILE)
+        """The state that was saved last, as a snapshot; None if there is none that can be used."""
+        path = self._path / DISCOVERY_FILE
+        try:
+            return self._journal.load()
+        except FileNotFoundError:
+            return self._load_former_discovery()
+        except OSError as error:
+            logger.error("%s cannot be read and is left out (control will be asked again): %s", path, error)
             return None
-        return batch
 
-    def save_discovery(self, snapshot: Batch) -> None:
-        """Keep the snapshot. OSError if it cannot be written. May run in a thread."""
-        self._save(DISCOVERY_FILE, snapshot)
+    def _load_former_discovery(self) -> Batch | None:
+        former = self._load(FORMER_DISCOVERY_FILE, _FormerBatch)
+        if former is None or not former.snapshot:
+            return None
+        changes = (
+            Change(kind=item.kind, uid=item.uid, value=to_json(item.value))
+            for item in former.changes
+            if item.value is not None
+        )
+        return Batch(instance=former.instance, revision=former.revision, snapshot=True, changes=tuple(changes))
+
+    def save_discovery(self, snapshot: Batch, changes: Iterable[Change] | None = None) -> None:
+        """Keep the snapshot (of these changes, if they are given apart). OSError if it cannot be written. May run in a
+        thread."""
+        self._journal.replace(snapshot, snapshot.changes if changes is None else changes)
+        with contextlib.suppress(FileNotFoundError):
+            (self._path / FORMER_DISCOVERY_FILE).unlink()
+
+    def append_discovery(self, delta: Batch) -> None:
+        """Keep the delta behind what was saved. OSError if it cannot be written. May run in a thread."""
+        self._journal.append(delta)
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Whether the next change is to be saved by ``save_discovery``."""
+        return self._journal.full
 
     def load_credential(self) -> NodeCredential | None:
         """The node's credential; None if there is none that can be used."""
@@ -149,7 +198,7 @@ class StateDirectory:
     def _save(self, name: str, value: Any) -> None:
         encoded = encode(value)
         document = {"schema": SCHEMA, "sha256": _digest(encoded), "value": encoded}
-        _replace(self._path / name, json.dumps(document, separators=(",", ":")).encode())
+        _replace(self._path / name, [json.dumps(document, separators=(",", ":")).encode()])
 
 
 def _svid_file(identity: str) -> str:
@@ -161,14 +210,14 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write the file so that a reader, or a power cut, sees the old content or the new, never a part."""
+def _replace(path: Path, content: Iterable[bytes]) -> int:
+    """Write the file so that a reader, or a power cut, sees the old content or the new, never a part; its length."""
     aside = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+        length = sum(stream.write(part) for part in content)
         stream.flush()
         os.fsync(stream.fileno())
     aside.rename(path)
@@ -177,3 +226,4 @@ def _replace(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return length

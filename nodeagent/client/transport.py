@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from control.wire.codec import DecodeError, decode, encode
+from control.codec.values import DecodeError, encode, from_json
 from control.wire.watch import WATCH_PATH
 from nodeagent.client.session import Position
 
@@ -58,9 +58,12 @@ class Transport:
         return await self._request("POST", path, encode(body), answer)
 
     @asynccontextmanager
-    async def watch(self, position: Position | None) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of the watch, from ``position`` or from a snapshot. Silence is for the caller to judge."""
+    async def watch(self, position: Position | None, content: str = "") -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of the watch, from ``position`` (``content``: the digest of what is held there) or from a snapshot.
+        Silence is for the caller to judge."""
         query = {} if position is None else {"revision": str(position.revision), "instance": position.instance}
+        if content:
+            query["content"] = content
         timeout = httpx.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS, read=None)
         try:
             async with self._client.stream("GET", WATCH_PATH, params=query, timeout=timeout) as response:
@@ -83,8 +86,8 @@ class Transport:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         try:
-            return decode(answer, json.loads(content))
-        except (ValueError, DecodeError) as error:
+            return from_json(answer, content)
+        except DecodeError as error:
             raise ControlError(f"control's answer to {method} {path} cannot be read: {error}") from error
 
     def _unreachable(self, error: httpx.HTTPError) -> ControlError:

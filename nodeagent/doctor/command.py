@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from control.wire.codec import DecodeError, decode
+from control.codec.values import DecodeError, decode, to_json
 from control.wire.discovery import KINDS, DiscoveryObject
 from control.wire.watch import Batch, Change
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount, cgroup_id
@@ -72,6 +72,6 @@ def state_of(document: Mapping[str, Any]) -> NodeState:
                 item: DiscoveryObject = decode(KINDS[kind], value)
             except DecodeError as error:
                 raise ValueError(f"{plural}: {error}") from error
-            changes.append(Change(kind=kind, uid=item.uid, value=value))
+            changes.append(Change(kind=kind, uid=item.uid, value=to_json(value)))
     state.apply(Batch(instance="copy", revision=document["revision"], snapshot=True, changes=tuple(changes)))
     return state

@@ -4,7 +4,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from control.wire.discovery import Workload
@@ -15,6 +15,7 @@ from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.evaluate import Denial
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
+from nodeagent.steps import Steps
 from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
@@ -22,6 +23,8 @@ from nodeagent.telemetry.metrics import FlowMetrics
 MAX_FLOWS: Final = 65_536
 """Flows that one worker carries; further connections are refused as OVERLOADED."""
 FEW_FLOWS: Final = 64
+CHECKED_AT_ONCE: Final = 32
+"""Flows that one step of ``recheck`` looks at."""
 
 
 class Tracker:
@@ -125,9 +128,9 @@ class Tracker:
         second or so. ``now`` is CLOCK_MONOTONIC seconds. How many were reset."""
         return self._idle.tick(self._flows, now)
 
-    def recheck(self, changed: Iterable[tuple[str, str]]) -> int:
-        """Look again at the flows that these changes (kind, uid) concern, and revoke what policy refuses now. Returns
-        how many flows and exchanges were revoked.
+    def recheck(self, changed: Collection[tuple[str, str]]) -> Steps[int]:
+        """Look again, in steps, at the flows that these changes (kind, uid) concern; revoke what policy refuses now.
+        Returns how many flows and exchanges were revoked.
         """
         if self.settings.changed(changed) and self.when_switched is not None:
             self.when_switched()
@@ -135,7 +138,14 @@ class Tracker:
         policies = {uid for kind, uid in changed if kind == "policy"}
         if policies:
             uids |= {uid for uid in self._by_workload if self._selected(uid, policies)}
-        return sum(self._check(flow) for uid in uids for flow in tuple(self._by_workload.get(uid, ())))
+        revoked = checked = 0
+        for uid in uids:
+            for flow in tuple(self._by_workload.get(uid, ())):
+                revoked += self._check(flow)
+                checked += 1
+                if checked % CHECKED_AT_ONCE == 0:
+                    yield
+        return revoked
 
     def _check(self, flow: Flow) -> int:
         if flow.done:

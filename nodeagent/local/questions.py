@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn
 
-from control.wire.codec import DecodeError, decode, encode
+from control.codec.values import DecodeError, decode, encode
 from nodeagent.capture.held import Held
 
 MAX_QUESTION_BYTES: Final = 16 * 1024

@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from control.wire.discovery import Workload
+from nodeagent.capture.destinations import DestinationTable
 from nodeagent.capture.held import Held
-from nodeagent.capture.plan import Destinations, Enrolment, destinations_of
+from nodeagent.capture.plan import Destinations, Enrolment
 from nodeagent.manager.enrolment import CaptureStanding, EnrolledCgroup, NodeEnrolment
 from nodeagent.manager.stages import CgroupFacts
 from nodeagent.manager.waiting import Verdict, WaitingRoom, WaitRequest
@@ -126,6 +127,7 @@ class Enroller:
         self._changed = asyncio.Event()
         self._state: NodeState | None = None
         self._stale = False
+        self._destinations = DestinationTable()
         self.cgroups: dict[int, str] = {}
         self.enrolment = NodeEnrolment(places.inodes_of)
         self.waiting = WaitingRoom(lambda: self.looks, self.wake)
@@ -201,8 +203,10 @@ class Enroller:
         # the union first: of a cgroup that goes, connections may still be on their way to a worker
         edition = self._workers.publish_enrolment({**self.cgroups, **found})
         self.enrolment.found(found, enrolment.contested, edition)
-        destinations = destinations_of(state.services(), state.workloads()) if self._stale else None
+        destinations = self._destinations.follow(state) if self._stale else None
         applied = self._capture.apply(enrolment, destinations)
+        if destinations is not None:
+            self._destinations.confirmed()
         self._stale = False
         self._report(found, applied.problems)
         before, self.cgroups, self.problems = self.cgroups, found, applied.problems

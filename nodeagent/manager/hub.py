@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from control.wire.watch import Batch
 from nodeagent.channel import (
+    PART_CHANGES,
     Applied,
     Begin,
     Collect,
@@ -35,11 +36,11 @@ from nodeagent.channel import (
     SpliceStuck,
     Spread,
     Start,
-    StateBatch,
     Svid,
     pack,
+    parts,
 )
-from nodeagent.client.mirror import Mirror
+from nodeagent.client.mirror import Mirror, changes_of
 from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.packing import Packing
 from nodeagent.telemetry.aggregate import Aggregate
@@ -132,7 +133,8 @@ class Hub:
             link.send(self._exclusions)  # first: without state it denies, and has no flow that could be kept out
         if self._mirror.loaded:
             # without state the worker is told nothing, and denies: an empty snapshot would claim an empty mesh
-            link.send(StateBatch(batch=self._mirror.snapshot()))
+            head = Batch(instance=self._mirror.instance, revision=self._mirror.revision, snapshot=True)
+            link.send_all(parts(head, changes_of(self._mirror.held())))
         link.send(self._enrolment)
         if self._namespaces.namespaces or self._namespaces.homes:
             link.send(self._namespaces)
@@ -152,8 +154,13 @@ class Hub:
         self._on_change()
 
     def publish(self, batch: Batch) -> None:
-        """A batch that the mirror has taken in already."""
-        self._broadcast(StateBatch(batch=batch))
+        """A batch that the mirror holds already. Objects go to the workers as the bytes that control sent."""
+        if len(batch.changes) > PART_CHANGES:
+            for link in list(self._links):
+                link.send_all(parts(batch, batch.changes))
+        elif self._links:
+            for packed in parts(batch, batch.changes):
+                self._broadcast_packed(packed)
 
     def publish_svid(self, svid: Svid) -> None:
         """An SVID that is new or renewed; an empty chain takes it away."""
@@ -240,7 +247,9 @@ class Hub:
     def _broadcast(self, message: Message) -> None:
         if not self._links:
             return
-        packed = pack(message)
+        self._broadcast_packed(pack(message))
+
+    def _broadcast_packed(self, packed: bytes) -> None:
         for link in list(self._links):
             link.send_packed(packed)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from nodeagent.channel import ChannelError, Load, Message, NamespaceState, Unpacker, pack
+from nodeagent.slices import Slices
 from nodeagent.telemetry.samples import SampleError
 
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
@@ -39,11 +40,14 @@ class WorkerLink(asyncio.Protocol):
         self.lost = asyncio.Event()
         self._on_message = on_message
         self._unpacker = Unpacker()
+        self._ignored = 0
         self._transport: asyncio.Transport | None = None
+        self._slices: Slices | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the socket is ours."""
         self._transport = cast(asyncio.Transport, transport)
+        self._slices = Slices(asyncio.get_running_loop().call_soon)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the worker."""
@@ -54,6 +58,9 @@ class WorkerLink(asyncio.Protocol):
         except (ChannelError, SampleError) as error:
             logger.error("worker %d sent what is no message and is ended: %s", self.index, error)
             self.abort()
+        if self._unpacker.ignored.total() > self._ignored:
+            self._ignored = self._unpacker.ignored.total()
+            logger.warning("worker %d sent messages that are ignored: %s", self.index, dict(self._unpacker.ignored))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the worker is gone, or is to go."""
@@ -66,11 +73,24 @@ class WorkerLink(asyncio.Protocol):
 
     def send_packed(self, data: bytes) -> None:
         """Send a message that ``pack`` made, for several workers, once."""
+        self.send_all((data,))
+
+    def send_all(self, messages: Iterable[bytes]) -> None:
+        """Send packed messages, in slices where they are many. What is sent later arrives later."""
+        if self._slices is not None:
+            self._slices.put(self._sending(messages))
+
+    def _sending(self, messages: Iterable[bytes]) -> Iterator[None]:
+        for data in messages:
+            self._write(data)
+            yield
+
+    def _write(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         if transport.get_write_buffer_size() + len(data) > MAX_BACKLOG_BYTES:
-            logger.error("worker %d does not read what it is told and is ended", self.index)
+            logger.error("worker %d does not read what it is sent and is ended", self.index)
             self.abort()
             return
         transport.write(data)

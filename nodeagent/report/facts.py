@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from control.wire.codec import encode
+from control.codec.values import encode
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Status
 from nodeagent.manager.hub import Hub

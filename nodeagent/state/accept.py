@@ -1,6 +1,6 @@
 """Reads a batch item by item: one bad object never costs the others, and never survives as its former self.
 
-Besides types (``control.wire.codec``) it checks what later code relies on: addresses are canonical, ports are ports,
+Besides types (``control.codec``) it checks what later code relies on: addresses are canonical, ports are ports,
 a workload's identity is a workload identity, an object carries the uid under which it was sent.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
+from control.codec.values import DecodeError, decode, from_json
 from control.wire.address import MAX_PORT, AddressError, canonical_ip
-from control.wire.codec import decode
 from control.wire.discovery import (
     KINDS,
+    AppProtocol,
     AuthorizationPolicy,
     DiscoveryObject,
     External,
@@ -33,6 +34,12 @@ MAX_REJECTED = 100
 MAX_MESSAGE = 300
 """Characters of one message: a peer's value may be quoted in it."""
 
+MAX_VALUE = 40
+"""Characters of an unknown value that are kept."""
+_PROTOCOLS = frozenset(protocol.value for protocol in AppProtocol)
+OTHER_KINDS = "(others)"
+"""Counts for every kind that is unknown beyond the first MAX_REJECTED of them."""
+
 Key = tuple[str, str]
 
 
@@ -40,53 +47,81 @@ class UnacceptableError(ValueError):
     """An object is well typed but says what cannot be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A batch's changes, the last word for each object; None: gone, or unreadable and so not received."""
+class Acceptance:
+    """A batch as far as it was read: the last word for each object."""
 
-    objects: dict[Key, DiscoveryObject | None]
-    rejected: tuple[str, ...]
-    unreadable: frozenset[Key]
-    """Objects that exist, but could not be read."""
+    def __init__(self) -> None:
+        self.objects: dict[Key, DiscoveryObject | None] = {}
+        """None: gone, or unreadable and so not received."""
+        self.unreadable: set[Key] = set()
+        """Objects that exist, but could not be read."""
+        self.unknown: Counter[str] = Counter()
+        """Values that are not known and cost nothing."""
+        self._messages: list[str] = []
+        self._untold = 0
+        self._kinds: Counter[str] = Counter()
 
-
-def accept(changes: tuple[Change, ...]) -> Accepted:
-    """Read every change; name what was refused."""
-    objects: dict[Key, DiscoveryObject | None] = {}
-    messages: list[str] = []
-    unknown: Counter[str] = Counter()
-    unreadable: set[Key] = set()
-    for change in changes:
+    def take(self, change: Change) -> None:
+        """Read a change. What cannot be read is noted, and costs no other object anything."""
         if change.kind not in KINDS:
-            unknown[change.kind[:MAX_MESSAGE]] += 1
-            continue
+            self._kinds[change.kind[:MAX_MESSAGE] if len(self._kinds) < MAX_REJECTED else OTHER_KINDS] += 1
+            return
         key = (change.kind, change.uid)
-        unreadable.discard(key)
+        self.unreadable.discard(key)
         try:
-            objects[key] = None if change.value is None else _read(change)
+            self.objects[key] = (
+                None if change.value is None else _checked(change, self._read(change.kind, change.value))
+            )
         except ValueError as error:
-            objects[key] = None
-            unreadable.add(key)
-            messages.append(_clip(f"{change.kind} {change.uid}: {error}"))
-    messages += [
-        _clip(f"kind {kind!r} is not known to this version of the agent: {count} skipped")
-        for kind, count in unknown.items()
-    ]
-    return Accepted(objects, _bounded(messages), frozenset(unreadable))
+            self.objects[key] = None
+            self.unreadable.add(key)
+            self._reject(f"{change.kind} {change.uid}: {error}")
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """What was refused or skipped, in words, at most MAX_REJECTED items."""
+        skipped = [
+            _clip(f"kind {kind!r} is not known to this version of the agent: {count} skipped")
+            for kind, count in self._kinds.items()
+        ]
+        messages = [*self._messages, *skipped]
+        left_out = self._untold + max(0, len(messages) - MAX_REJECTED)
+        if not left_out:
+            return tuple(messages)
+        kept = messages[: MAX_REJECTED - 1]
+        return (*kept, f"and {self._untold + len(messages) - len(kept)} more")
+
+    def _read(self, kind: str, encoded: bytes) -> DiscoveryObject:
+        try:
+            return cast(DiscoveryObject, from_json(cast(type[Any], KINDS[kind]), encoded))
+        except DecodeError:
+            if kind != "service":
+                raise
+        return self._read_service(encoded)
+
+    def _read_service(self, encoded: bytes) -> Service:
+        """Read a service again, any protocol that is not known as bytes: the agent carries those all the same."""
+        document = from_json(dict[str, Any], encoded)
+        ports = document.get("ports")
+        for port in ports if isinstance(ports, list) else ():
+            said = port.get("protocol") if isinstance(port, dict) else None
+            if isinstance(said, str) and said not in _PROTOCOLS:
+                port["protocol"] = AppProtocol.TCP.value
+                self.unknown[f"protocol {said[:MAX_VALUE]}"] += 1
+        return decode(Service, document)
+
+    def _reject(self, message: str) -> None:
+        if len(self._messages) < MAX_REJECTED:
+            self._messages.append(_clip(message))
+        else:
+            self._untold += 1
 
 
 def _clip(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
-def _bounded(messages: list[str]) -> tuple[str, ...]:
-    if len(messages) <= MAX_REJECTED:
-        return tuple(messages)
-    return (*messages[: MAX_REJECTED - 1], f"and {len(messages) - MAX_REJECTED + 1} more")
-
-
-def _read(change: Change) -> DiscoveryObject:
-    value = cast(DiscoveryObject, decode(cast(type[Any], KINDS[change.kind]), change.value))
+def _checked(change: Change, value: DiscoveryObject) -> DiscoveryObject:
     if value.uid != change.uid:
         raise UnacceptableError(f"uid: it calls itself {value.uid!r}")
     return _CHECKS[change.kind](value)
@@ -94,7 +129,7 @@ def _read(change: Change) -> DiscoveryObject:
 
 def _canonical(addresses: tuple[str, ...]) -> tuple[str, ...]:
     # dict: an address written in two spellings is one address
-    return tuple(dict.fromkeys(canonical_ip(address) for address in addresses))
+    return tuple(dict.fromkeys([canonical_ip(address) for address in addresses]))
 
 
 def _check_ports(field: str, ports: tuple[int, ...]) -> None:
@@ -114,11 +149,12 @@ def _workload(workload: Workload) -> Workload:
     _check_ports("ports", workload.ports)
     _check_ports("tunnel_port", (workload.tunnel_port,))
     _check_idle_timeout(workload.idle_timeout)
+    said = (workload.addresses, workload.app_address, workload.tunnel_addresses)
     app_address = None if workload.app_address is None else canonical_ip(workload.app_address)
-    return replace(
-        workload, addresses=_canonical(workload.addresses), app_address=app_address,
-        tunnel_addresses=_canonical(workload.tunnel_addresses),
-    )  # fmt: skip
+    canonical = (_canonical(workload.addresses), app_address, _canonical(workload.tunnel_addresses))
+    if canonical == said:  # as control writes them
+        return workload
+    return replace(workload, addresses=canonical[0], app_address=canonical[1], tunnel_addresses=canonical[2])
 
 
 def _service(service: Service) -> Service:
@@ -126,7 +162,10 @@ def _service(service: Service) -> Service:
     _check_ports("target_port", tuple(port.target_port for port in service.ports))
     _check_idle_timeout(service.idle_timeout)
     external = None if service.external is None else _external(service.external)
-    return replace(service, addresses=_canonical(service.addresses), external=external)
+    addresses = _canonical(service.addresses)
+    if (addresses, external) == (service.addresses, service.external):
+        return service
+    return replace(service, addresses=addresses, external=external)
 
 
 def _external(external: External) -> External:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from control.wire.address import SocketAddress
@@ -85,8 +85,8 @@ class MissingPolicy:
 class Applied:
     """What a batch did."""
 
-    changed: frozenset[tuple[str, str]]
-    """(kind, uid) of every object that is new, different or gone."""
+    changed: Set[tuple[str, str]]
+    """(kind, uid) of every object that is new, different or gone, in the order of the batch."""
     rejected: tuple[str, ...]
     """Items that could not be read, in words, bounded in number; each counts as not received."""
     snapshot: bool

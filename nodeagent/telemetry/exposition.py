@@ -41,6 +41,7 @@ HELP = {
     "nodemesh_worker_restarts_total": "Worker processes that ended and were started again.",
     "nodemesh_enrolled_cgroups": "Control groups whose connections are captured.",
     "nodemesh_live_flows": "Connections that are open now.",
+    "nodemesh_channel_messages_ignored_total": "Messages of the manager that a worker of another version did not know.",
     "nodemesh_tunnels": "Tunnels to and from other nodes that are open now.",
     "nodemesh_ready": "1 if the agent is ready.",
 }

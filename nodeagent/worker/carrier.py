@@ -14,7 +14,7 @@ from nodeagent.relay.departures import Departures
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
 from nodeagent.relay.status import flow_rows, tunnel_rows
-from nodeagent.state.targets import Applied
+from nodeagent.steps import Steps
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.listeners import Listeners
 from nodeagent.worker.namespaces import Inhabited
@@ -33,11 +33,12 @@ class Carrier:
     dns: DnsService | None = None
     """None: DNS questions are left alone."""
 
-    def applied(self, applied: Applied) -> int:
-        """The state has changed: check live connections against it; how many were reset."""
-        cut = self.services.tracker.recheck(applied.changed)
-        self.outbound.pool.drop({uid for kind, uid in applied.changed if kind == "workload"})
-        if any(kind == "bundle" for kind, _ in applied.changed):
+    def applied(self, changed: frozenset[tuple[str, str]]) -> Steps[int]:
+        """These objects (kind, uid) changed: check live connections against them, in steps. Return how many were
+        reset."""
+        cut = yield from self.services.tracker.recheck(changed)
+        self.outbound.pool.drop({uid for kind, uid in changed if kind == "workload"})
+        if any(kind == "bundle" for kind, _ in changed):
             self.refresh()
         return cut
 

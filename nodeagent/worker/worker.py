@@ -1,20 +1,31 @@
-"""A worker's end of the channel: each message of the manager is taken to whom it concerns."""
+"""A worker's end of the channel: hands each message of the manager to the part that it concerns.
+
+Messages are carried out in the order in which they came, a large batch of state in slices between the turns of the
+loop. So what follows a batch (an enrolment, a network namespace) is never in force before the batch. Questions of the
+manager and the end of the worker (PROMPT) depend on no state and wait for none.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from asyncio import AbstractEventLoop, Event, Protocol, TimerHandle, Transport, sleep
+from itertools import islice
 from typing import TYPE_CHECKING, Final, cast
 
 from nodeagent import channel
+from nodeagent.collector import Collector
 from nodeagent.dns.io.service import DnsPortError
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
 from nodeagent.net.accepting import ListenError
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
-from nodeagent.state.view import NodeState, OutOfOrderError
+from nodeagent.slices import Slices
+from nodeagent.state.intake import Intake
+from nodeagent.state.targets import Applied
+from nodeagent.state.view import NodeState
+from nodeagent.steps import Steps
 from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
@@ -28,6 +39,9 @@ if TYPE_CHECKING:
 TICK_SECONDS: Final = 1.0
 END_SECONDS: Final = 1.0
 """How long tasks may take to end after they were cancelled."""
+CHECKED_AT_ONCE: Final = 256
+"""Changed objects whose connections are looked at in one step."""
+PROMPT: Final = (channel.Collect, channel.ListFlows, channel.Drain)
 EXIT_DEFECT: Final = 70
 EXIT_CANNOT_LISTEN: Final = 78
 
@@ -48,6 +62,10 @@ class Worker(Protocol):
         self.poller = Poller(loop)
         self.inhabited = Inhabited(loop, self.tasks, self.poller)
         self._unpacker = channel.Unpacker()
+        self._slices = Slices(loop.call_soon)
+        self._slices.on_error = self._on_defect
+        self._intake: Intake | None = None
+        self._collector = Collector()
         self._transport: Transport | None = None
         self._spread = 1
         self._exclusions = channel.SpliceExclusions(workloads={})
@@ -68,10 +86,17 @@ class Worker(Protocol):
         """Messages of the manager."""
         try:
             for message in self._unpacker.feed(data):
-                self._on_message(message)
-        except Exception:  # a worker that misunderstood the manager must not decide by half of what it said
-            _log.exception("defect: a message of the manager could not be carried out; the worker stops")
-            self._stop(EXIT_DEFECT)
+                if isinstance(message, PROMPT):
+                    self._on_message(message)
+                else:
+                    self._slices.put(self._carry_out(message))
+        except Exception as error:
+            self._on_defect(error)
+
+    def _on_defect(self, error: Exception) -> None:
+        """Stop: a worker that misunderstood the manager must not decide by half of what the manager said."""
+        _log.error("defect: a message of the manager cannot be carried out; the worker stops", exc_info=error)
+        self._stop(EXIT_DEFECT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The manager is gone: nobody tells this worker about policy any more."""
@@ -81,14 +106,18 @@ class Worker(Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(channel.pack(message))
 
+    def _carry_out(self, message: channel.Message) -> Steps[None]:
+        if isinstance(message, channel.StateBatch):
+            yield from self._on_batch(message)
+        else:
+            self._on_message(message)
+
     def _on_message(self, message: channel.Message) -> None:
         match message:
             case channel.Start():
                 self._prepare(message)
             case channel.Begin():
                 self.tasks.spawn(self._open_or_stop(), "open")
-            case channel.StateBatch():
-                self._on_batch(message)
             case channel.Svid():
                 self._on_svid(message)
             case channel.Enrolment() | channel.Departed() | channel.Namespaces():
@@ -106,7 +135,7 @@ class Worker(Protocol):
             case channel.Drain():
                 self.tasks.spawn(self._drain(message.seconds), "drain")
             case _:
-                raise channel.ChannelError(f"{type(message).__name__} is not for a worker")
+                _log.error("the manager sent %s, which only workers send; it is ignored", type(message).__name__)
 
     def _on_whereabouts(self, message: channel.Enrolment | channel.Departed | channel.Namespaces) -> None:
         """Of the workloads of this node: their cgroups, and the network namespaces that their processes are in."""
@@ -122,24 +151,40 @@ class Worker(Protocol):
             case channel.Namespaces():
                 self.inhabited.tell(message)
 
-    def _on_batch(self, message: channel.StateBatch) -> None:
-        try:
-            applied = self.state.apply(message.batch)
-        except OutOfOrderError:
-            _log.exception("defect: the manager sent batches out of order; the worker stops")
-            self._stop(EXIT_DEFECT)
+    def _on_batch(self, message: channel.StateBatch) -> Steps[None]:
+        batch = message.batch
+        if self._intake is None:
+            self._intake = Intake(self.state, batch, compared=True)  # the manager compared it with what it sent before
+        if message.more:
+            self._collector.rest()
+        yield from self._intake.read(batch.changes)
+        if message.more:
             return
-        for kind, uid in applied.changed:
-            if kind == "bundle":
-                self._take_bundle(uid)
-        gone = {uid for kind, uid in applied.changed if kind == "workload" and self.state.workload(uid) is None}
-        if self._carrier is not None:
-            cut = self._carrier.applied(applied)
-            if cut:
-                _log.info("revision %d: %d open connections were reset", message.batch.revision, cut)
-            self._carrier.forget(gone)
-        self._metrics.forget(gone)
-        self._send(channel.Applied(revision=message.batch.revision, rejected=applied.rejected))
+        intake, self._intake = self._intake, None
+        first = not self.state.ready
+        applied = yield from intake.commit()
+        self._collector.applied(len(applied.changed), first=first)
+        yield from self._check_flows(applied, batch.revision)
+        self._send(channel.Applied(revision=batch.revision, rejected=applied.rejected))
+        self._slices.later(intake.dismantle())
+
+    def _check_flows(self, applied: Applied, revision: int) -> Steps[None]:
+        """Check live connections against the state that is in force now, in the order of the batch."""
+        cut = 0
+        changed = iter(applied.changed)
+        while some := frozenset(islice(changed, CHECKED_AT_ONCE)):
+            for kind, uid in some:
+                if kind == "bundle":
+                    self._take_bundle(uid)
+            gone = {uid for kind, uid in some if kind == "workload" and self.state.workload(uid) is None}
+            if self._carrier is not None:
+                cut += yield from self._carrier.applied(some)
+                self._carrier.forget(gone)
+            self._metrics.forget(gone)
+            if len(some) == CHECKED_AT_ONCE:
+                yield
+        if cut:
+            _log.info("revision %d: %d open connections were reset", revision, cut)
 
     def _take_bundle(self, trust_domain: str) -> None:
         bundle = self.state.bundle(trust_domain)
@@ -174,6 +219,8 @@ class Worker(Protocol):
         if self._carrier is not None:
             self._carrier.measure(self._metrics)
             self._metrics.counter("nodemesh_access_log_dropped_total", self._log.dropped)
+        for kind, count in self._unpacker.ignored.items():
+            self._metrics.counter("nodemesh_channel_messages_ignored_total", count, message=kind)
         self._send(channel.collected(number, self._metrics.news()))
 
     # --- life ---

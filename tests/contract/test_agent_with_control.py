@@ -166,6 +166,32 @@ def test_an_outage_of_control_is_survived_and_what_was_missed_arrives(tmp_path: 
     play(tmp_path, story)
 
 
+def test_a_restart_of_control_that_changes_nothing_sends_no_object(tmp_path: Path) -> None:
+    async def story(control: Control, agent: Running) -> None:
+        await control.apply(POLICY)
+        await agent.until(holds(agent, 1))
+        follower = agent.agent._follower
+        taken: list[Batch] = []
+        take = follower._sink
+
+        async def watched(batch: Batch) -> None:
+            taken.append(batch)
+            await take(batch)
+
+        follower._sink = watched
+        for _ in range(2):
+            await control.kill()
+            await agent.until(connected(agent, False))
+            await control.start()
+            await agent.until(connected(agent, True))
+        assert len(taken) >= 2 and all(not batch.snapshot and not batch.changes for batch in taken), taken
+        await control.apply({**POLICY, "metadata": {"name": "second", "namespace": "shop"}})
+        await agent.until(holds(agent, 2))
+        assert len(taken[-1].changes) == 2, "the policy, and the workload that it selects"
+
+    play(tmp_path, story)
+
+
 def test_a_policy_that_was_lost_is_asked_for_again(tmp_path: Path) -> None:
     async def story(control: Control, agent: Running) -> None:
         await control.apply(POLICY)
@@ -173,7 +199,7 @@ def test_a_policy_that_was_lost_is_asked_for_again(tmp_path: Path) -> None:
         state = (await agent.debug("state"))["policies"][0]
         held = agent.agent._discovery
         lost = Change(kind="policy", uid=state["uid"])
-        held.take(Batch(instance=held.state.instance, revision=held.state.revision, changes=(lost,)))
+        await held.take(Batch(instance=held.state.instance, revision=held.state.revision, changes=(lost,)))
         assert await policies_of_worker(agent) == 0
         assert f"not received: policy {state['uid']}" in (await agent.ready()).text
         other = {"node": "node-a", "ports": [8081], "selectors": {"cgroupPath": "/shop/other"}}

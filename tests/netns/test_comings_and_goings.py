@@ -143,7 +143,7 @@ def test_a_sealed_node_stays_so_while_its_agent_knows_nothing(starting: Shop) ->
     """Its state is lost meanwhile and control does not answer."""
     shop, a = starting, starting.mesh.a
     assert run_verb(a, "load", "--fail-closed")[0] == 0
-    (a.state_dir / "discovery.json").unlink()
+    (a.state_dir / "discovery.log").unlink()
     shop.mesh.stop_control()
     a.start_agent()
     try:
@@ -161,7 +161,7 @@ def test_a_sealed_node_stays_so_while_its_agent_knows_nothing(starting: Shop) ->
 
 def test_a_node_that_remembers_nothing_cannot_be_sealed(starting: Shop) -> None:
     a = starting.mesh.a
-    (a.state_dir / "discovery.json").unlink()
+    (a.state_dir / "discovery.log").unlink()
     status, told = run_verb(a, "load", "--fail-closed")
     assert status == 1 and "nothing is remembered of the mesh" in told, told
 

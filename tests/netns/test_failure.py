@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import time
@@ -12,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.client.journal import Journal
+from nodeagent.client.statefile import _replace
 from tests.netns.conftest import MakeShop
 from tests.netns.lab import Node, eventually
 from tests.netns.place import kill_all
@@ -156,7 +156,7 @@ def test_agents_restarted_in_order_leave_nothing_wrong(shop: Shop, behind: Behin
 
 def test_a_policy_that_has_not_arrived_denies(shop: Shop, family: Family) -> None:
     """The workload names a policy which the node does not hold: the state on disk is cut to make it so."""
-    node, state = shop.mesh.b, shop.mesh.b.state_dir / "discovery.json"
+    node, state = shop.mesh.b, shop.mesh.b.state_dir / "discovery.log"
     harmless = policy("harmless", "DENY", app="server", rules=[{"to": [{"operation": {"ports": ["1"]}}]}])
     with shop.server.serve(echo), shop.mesh.applied(harmless):
         eventually(lambda: "harmless" in state.read_text(), what="the agent keeps its state on disk")
@@ -178,15 +178,13 @@ def test_a_policy_that_has_not_arrived_denies(shop: Shop, family: Family) -> Non
 
 
 def _cut_policies(state: Path) -> None:
-    """Take every policy object out of an agent's saved state, whose checksum is made good."""
-    document = json.loads(state.read_text())
-    changes = document["value"]["changes"]
-    kept = [change for change in changes if change["kind"] != "policy"]
-    assert len(kept) < len(changes), "there is a policy to take away"
-    document["value"]["changes"] = kept
-    canonical = json.dumps(document["value"], sort_keys=True, separators=(",", ":"))
-    document["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    state.write_text(json.dumps(document))
+    """Take every policy object out of an agent's saved state."""
+    journal = Journal(state, _replace)
+    held = journal.load()
+    assert held is not None
+    kept = [change for change in held.changes if change.kind != "policy"]
+    assert len(kept) < len(held.changes), "there is a policy to take away"
+    journal.replace(held, kept)
 
 
 def test_unload_leaves_no_pin_and_no_hook(shop: Shop) -> None:

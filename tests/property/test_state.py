@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import DiscoveryObject, ServicePort
 from control.wire.watch import Change
+from nodeagent.state import intake
 from nodeagent.state.targets import ServiceTarget, Unresolved
 from nodeagent.state.view import NodeState
 from tests.support.objects import change, delta, gone, policy, service, snapshot, workload
@@ -64,12 +66,21 @@ def _answers(view: NodeState) -> dict[str, object]:
     for known in view.workloads():
         answers[f"policies {known.uid}"] = view.policies_of(known)
         answers[f"sni {known.uid}"] = view.by_sni(known.sni)
+    answers["missing"] = set(view.missing())
+    answers["complete"] = view.complete, view.unreadable("policy")
     return answers
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.lists(st.lists(changes, max_size=4), max_size=6))
-def test_deltas_lead_where_a_snapshot_leads(batches: list[list[Change]]) -> None:
+@pytest.mark.parametrize("at_once", [0, 2, 64], ids=["beside", "either", "in place"])
+@settings(max_examples=80, deadline=None)
+@given(batches=st.lists(st.lists(changes, max_size=4), max_size=6))
+def test_deltas_lead_where_a_snapshot_leads(at_once: int, batches: list[list[Change]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "AT_ONCE", at_once)
+        _follow(batches)
+
+
+def _follow(batches: list[list[Change]]) -> None:
     view = NodeState()
     view.apply(snapshot())
     final: dict[tuple[str, str], Change] = {}

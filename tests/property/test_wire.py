@@ -13,16 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from control.codec import lines
+from control.codec.lines import read_line, read_whole, write_change, write_line
+from control.codec.values import DecodeError, decode, encode, to_json
 from control.wire import signing
 from control.wire.address import AddressError, SocketAddress, canonical_ip, packed_ip, parse_socket_address, unpacked_ip
-from control.wire.codec import DecodeError, decode, encode
 from control.wire.discovery import KINDS
 from control.wire.ids import SpiffeId, SpiffeIdError
 from control.wire.watch import Batch, Change
+from nodeagent.steps import at_once
 
 CONTRACT = [
     *KINDS.values(),
-    Batch,
     *(c for c in vars(signing).values() if isinstance(c, type) and dataclasses.is_dataclass(c)),
 ]
 json_values = st.recursive(
@@ -30,16 +32,16 @@ json_values = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=8,
 )
-# a change carries any JSON object, which has no type to derive values from
-st.register_type_strategy(
+changes = st.builds(
     Change,
-    st.builds(
-        Change,
-        kind=st.text(max_size=8),
-        uid=st.text(max_size=8),
-        value=st.one_of(st.none(), st.dictionaries(st.text(max_size=5), json_values, max_size=3)),
-    ),
+    kind=st.text(max_size=8),
+    uid=st.text(max_size=8),
+    value=st.one_of(st.none(), st.dictionaries(st.text(max_size=5), json_values, max_size=3).map(to_json)),
 )
+batches = st.builds(
+    Batch, instance=st.text(max_size=8), revision=st.integers(0, 2**60), snapshot=st.booleans(),
+    changes=st.lists(changes, max_size=12).map(tuple),
+)  # fmt: skip
 ips = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 mapped = st.ip_addresses(v=4).map(lambda a: f"::ffff:{a}")
 
@@ -87,6 +89,38 @@ def test_what_is_read_is_what_it_says_or_an_error_that_names_the_field(cls: type
     else:
         assert_typed(value, cls)
         assert decode(cls, encode(value)) == value
+
+
+def written(batch: Batch) -> bytes:
+    return write_line(batch.instance, batch.revision, map(write_change, batch.changes), snapshot=batch.snapshot)
+
+
+@given(batches, st.integers(1, 60))
+def test_a_line_is_read_as_it_was_written_however_it_is_cut(batch: Batch, size: int) -> None:
+    line = written(batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "PIECE_BYTES", size)
+        assert at_once(read_line(line)) == read_whole(line) == batch
+        spaced = json.dumps(json.loads(line), ensure_ascii=False, indent=1).encode().replace(b"\n", b" ")
+        again = at_once(read_line(spaced))
+    assert (again.instance, again.revision, len(again.changes)) == (batch.instance, batch.revision, len(batch.changes))
+
+
+@given(batches, st.data())
+def test_a_damaged_line_is_read_in_pieces_as_it_is_read_whole(batch: Batch, data: st.DataObject) -> None:
+    line = bytearray(written(batch))
+    position = data.draw(st.integers(0, len(line) - 1))
+    line[position : position + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "PIECE_BYTES", 10)
+        try:
+            expected: Batch | None = read_whole(bytes(line))
+        except DecodeError:
+            expected = None
+        try:
+            assert at_once(read_line(bytes(line))) == expected
+        except DecodeError as error:
+            assert expected is None and str(error).startswith("Batch")
 
 
 def assert_typed(value: Any, annotation: Any) -> None:

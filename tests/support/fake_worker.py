@@ -47,7 +47,7 @@ def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[c
             return [channel.Ready(pid=os.getpid())]
         case channel.Enrolment():
             return [channel.Heard(edition=message.edition)]
-        case channel.StateBatch():
+        case channel.StateBatch() if not message.more:
             return [channel.Applied(revision=message.batch.revision)]
         case channel.Namespaces():
             states = [channel.NamespaceState(cookie=entry.cookie, listening=True) for entry in message.namespaces]

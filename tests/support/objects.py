@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from control.wire.codec import encode
+from control.codec.lines import write_change, write_line
+from control.codec.values import encode, to_json
 from control.wire.discovery import (
     Action,
     AppProtocol,
@@ -109,7 +110,13 @@ def bundle(*certificates: str, trust_domain: str = "mesh.internal") -> TrustBund
 def change(value: DiscoveryObject, **overrides: Any) -> Change:
     """The object as it is sent; ``overrides`` replace fields of its JSON form (``<absent>``: left out)."""
     form = {**encode(value), **overrides}
-    return Change(kind=KIND_OF[type(value)], uid=value.uid, value={k: v for k, v in form.items() if v != "<absent>"})
+    present = {k: v for k, v in form.items() if v != "<absent>"}
+    return Change(kind=KIND_OF[type(value)], uid=value.uid, value=to_json(present))
+
+
+def line(batch: Batch) -> bytes:
+    """The batch as control sends it."""
+    return write_line(batch.instance, batch.revision, map(write_change, batch.changes), snapshot=batch.snapshot)
 
 
 def gone(value: DiscoveryObject) -> Change:

@@ -12,8 +12,8 @@ import time
 from random import Random
 from typing import Any
 
+from control.codec.values import to_json
 from control.wire.address import SocketAddress
-from control.wire.codec import encode
 from control.wire.discovery import (
     AuthorizationPolicy,
     MeshSettings,
@@ -39,6 +39,7 @@ from nodeagent.policy.authorizer import Authorizer
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
 from nodeagent.state.view import NodeState
+from nodeagent.steps import at_once
 from nodeagent.telemetry.flow import FlowRecord
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.tunnel.end import TunnelEnd
@@ -105,7 +106,7 @@ def batch(revision: int, *objects: Any, snapshot: bool = False, gone: tuple[tupl
         Workload: "workload", Service: "service", AuthorizationPolicy: "policy", TrustBundle: "bundle",
         MeshSettings: "mesh",
     }  # fmt: skip
-    changes = [Change(kind=kinds[type(o)], uid=o.uid, value=encode(o)) for o in objects]
+    changes = [Change(kind=kinds[type(o)], uid=o.uid, value=to_json(o)) for o in objects]
     changes += [Change(kind=kind, uid=uid) for kind, uid in gone]
     return Batch(instance="test", revision=revision, snapshot=snapshot, changes=tuple(changes))
 
@@ -157,7 +158,7 @@ class Node:
             if held is not None:
                 self.certificates.set_bundle(uid, held.certificates)
                 self.refresh()
-        self.tracker.recheck(applied.changed)
+        at_once(self.tracker.recheck(applied.changed))
         self.outbound.pool.drop({uid for kind, uid in applied.changed if kind == "workload"})
 
     def refresh(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import ssl
@@ -18,6 +19,8 @@ from cryptography import x509
 
 from control.ca.authority import key_pem, new_key
 from control.ca.keys import prepare, write_operator
+from control.codec.content import Content
+from control.codec.lines import read_whole
 from control.wire.ids import SpiffeId, operator_id
 from tests.support.control_process import START_SECONDS, ControlProcess, make_csr, running_control
 from tests.support.mesh import node, policy, workload
@@ -122,7 +125,8 @@ def test_an_agent_joins_gets_its_svid_and_watches(control: ControlProcess, tmp_p
         assert "BEGIN CERTIFICATE" in agent.post("/v1/svids", json=body).json()["chain"]
         with agent.stream("GET", "/v1/watch") as stream:
             lines = stream.iter_lines()
-            first = httpx.Response(200, text=next(lines)).json()
+            snapshot = next(lines).encode()
+            first = json.loads(snapshot)
             assert first["snapshot"] and {c["kind"] for c in first["changes"]} == {"bundle", "mesh", "workload"}
             with control.operator() as operator:
                 operator.post("/v1/apply", json={"objects": [policy("live")]})
@@ -130,7 +134,10 @@ def test_an_agent_joins_gets_its_svid_and_watches(control: ControlProcess, tmp_p
                 assert {c["kind"] for c in delta["changes"]} == {"policy", "workload"}
                 state = operator.get("/v1/nodes/status").json()
         assert state["items"][0]["watching"] and state["items"][0]["revision"] >= first["revision"]
-        resumed = {"instance": first["instance"], "revision": first["revision"]}
+        content = Content()
+        for change in read_whole(snapshot).changes:
+            content.put(change.kind, change.uid, change.value)
+        resumed = {"instance": first["instance"], "revision": first["revision"], "content": content.digest()}
         with agent.stream("GET", "/v1/watch", params=resumed) as stream:
             again = httpx.Response(200, text=next(stream.iter_lines())).json()
         assert again == delta

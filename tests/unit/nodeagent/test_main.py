@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import pytest
 
-from control.wire.codec import encode
 from control.wire.signing import SVID_PATH
 from control.wire.watch import WATCH_PATH, Batch
 from nodeagent.admin.server import AdminError
@@ -30,7 +29,7 @@ from nodeagent.main import Agent
 from nodeagent.notify import ServiceManager
 from tests.support import pki
 from tests.support.fake_control import FakeControl
-from tests.support.objects import bundle, snapshot, workload
+from tests.support.objects import bundle, line, snapshot, workload
 from tests.unit.nodeagent.client.test_join import control_of, token
 
 
@@ -101,10 +100,9 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
 
 def full_control(root: pki.Authority, batch: Batch) -> FakeControl:
     """Joins, signs, and sends one batch a watch; then it hangs up, as a control that restarts would."""
-    import json
 
     fake = control_of(root)
-    fake.answers[WATCH_PATH] = lambda _: (200, json.dumps(encode(batch)).encode() + b"\n")
+    fake.answers[WATCH_PATH] = lambda _: (200, line(batch))
     fake.answers[SVID_PATH] = lambda body: (200, {"chain": pki.sign_csr(root, body["csr"])})
     return fake
 

@@ -69,6 +69,11 @@ class Manager:
         return self.process.returncode, log
 
 
+def packed(body: bytes) -> bytes:
+    """A message of another version."""
+    return len(body).to_bytes(4, "big") + body
+
+
 @contextmanager
 def running(*options: str) -> Iterator[Manager]:
     ours, theirs = socket.socketpair()
@@ -213,11 +218,12 @@ def _watch(pid: int):
         b"\xff\xff\xff\xff",
         b"\x00\x00\x00\x02{}",
         b"\x00\x00\x00\x04\x80abc",
-        channel.pack(channel.Ready(pid=1)),
         channel.pack(channel.Enrolment(cgroups={"not a number": "x"})),
         channel.pack(channel.StateBatch(batch=batch(3))),  # a delta before any snapshot
+        packed(b'{"type":"StateBatch","batch":{"instance":"i","revision":"two"}}'),
+        packed(b'{"type":"Quarantine","narrows":true,"workloads":["x"]}'),
     ],
-    ids=["length", "no type", "not json", "not for a worker", "cgroup", "order"],
+    ids=["length", "no type", "not json", "cgroup", "order", "a batch that cannot be read", "unknown and narrowing"],
 )
 def test_what_it_does_not_understand_ends_it(garbage: bytes) -> None:
     with running() as manager:
@@ -225,6 +231,20 @@ def test_what_it_does_not_understand_ends_it(garbage: bytes) -> None:
         status, log = manager.finish()
         assert status == 70
         assert "the worker stops" in log
+
+
+def test_what_it_does_not_know_and_what_narrows_nothing_is_ignored_and_counted() -> None:
+    """A manager of a newer version may send messages that this worker has never heard of."""
+    with running() as manager:
+        manager.pair.sendall(packed(b'{"type":"Praise","of":["x"]}') * 2 + packed(b'{"type":"Spread","workers":"all"}'))
+        manager.pair.sendall(channel.pack(channel.Ready(pid=1)))
+        manager.tell(channel.Collect(number=1))
+        counted = {
+            sample.labels["message"]: sample.value
+            for sample in manager.hear(channel.Collected).samples
+            if sample.name == "nodemesh_channel_messages_ignored_total"
+        }
+        assert counted == {"Praise": 2, "Spread": 1}
 
 
 def test_a_port_that_is_taken_is_told_plainly(ip: str) -> None:

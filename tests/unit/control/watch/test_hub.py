@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from control.codec.content import Content
+from control.codec.lines import read_whole
+from control.codec.values import to_json
 from control.kinds.base.mesh import Mesh
 from control.registry.registry import Registry
 from control.store.memory import MemoryStore
 from control.watch import hub as hub_module
 from control.watch.hub import Hub, NotReadyError, TooManyWatchersError
 from control.watch.session import MAX_QUEUE, Session
-from control.wire.codec import decode, encode
-from control.wire.watch import Batch
+from control.wire.watch import Batch, Change
 from tests.support.mesh import Clock, make_registry, node, policy, service, workload
 
 MESH = Mesh(trust_domain="mesh.internal", cluster="lab", roots=("PEM",))
@@ -36,8 +38,16 @@ class Lab:
         instance: str | None = None,
         revision: int | None = None,
         on_overflow: Any = lambda: None,
+        content: str = "",
     ) -> Session:
-        return self.hub.open("node-a", instance, revision, on_overflow)
+        return self.hub.open("node-a", instance, revision, on_overflow, content)
+
+    async def digest(self) -> str:
+        """Of all that an agent holds that was given a snapshot now."""
+        session = self.open()
+        digest = digest_of((await receive(session)).changes)
+        self.hub.release(session)
+        return digest
 
     async def apply(self, *values: Any) -> None:
         """Apply, and wait until the hub has told everybody."""
@@ -67,11 +77,18 @@ def play(story: Callable[[Lab], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def digest_of(changes: tuple[Change, ...]) -> str:
+    content = Content()
+    for change in changes:
+        content.put(change.kind, change.uid, change.value)
+    return content.digest()
+
+
 async def receive(session: Session) -> Batch:
     item = await session.next(WAIT)
     assert item is not None
     assert item[1].endswith(b"\n") and item[1].count(b"\n") == 1
-    batch = decode(Batch, json.loads(item[1]))
+    batch = read_whole(item[1])
     assert batch.revision == item[0]
     return batch
 
@@ -117,32 +134,43 @@ def test_a_change_of_one_resource_reaches_what_follows_from_it() -> None:
 def test_resuming_gives_exactly_what_was_missed() -> None:
     async def story(lab: Lab) -> None:
         await lab.apply(workload())
-        before = lab.hub.revision
+        before, content = lab.hub.revision, await lab.digest()
         await lab.apply(policy())
         await lab.apply(policy("other"))
-        session = lab.open(lab.hub.instance, before)
+        session = lab.open(lab.hub.instance, before, content=content)
         assert [names(await receive(session))[0][1] for _ in range(2)] == ["shop/deny@3", "shop/other@4"]
         assert await session.next(0) is None
-        current = await receive(lab.open(lab.hub.instance, lab.hub.revision))
+        current = await receive(lab.open(lab.hub.instance, lab.hub.revision, content=await lab.digest()))
         assert (current.snapshot, current.changes, current.revision) == (False, (), 4)
 
     play(story)
 
 
-@pytest.mark.parametrize("claim", ["no revision", "another instance", "the future", "before history", "too far behind"])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "no revision", "another instance", "the future", "before history", "too far behind", "no content",
+        "content of another history", "content of another revision",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_resumed_gets_a_snapshot(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "HISTORY", 40 if claim == "too far behind" else 2)
 
     async def story(lab: Lab) -> None:
+        digests = {}
         for number in range(36):
             await lab.apply(policy(f"p-{number}"))
+            digests[lab.hub.revision] = await lab.digest()
         now, instance = lab.hub.revision, lab.hub.instance
         session = {
-            "no revision": lambda: lab.open(instance, None),
-            "another instance": lambda: lab.open("other", now),
-            "the future": lambda: lab.open(instance, now + 1),
-            "before history": lambda: lab.open(instance, now - 3),
-            "too far behind": lambda: lab.open(instance, now - 34),
+            "no revision": lambda: lab.open(instance, None, content=digests[now]),
+            "another instance": lambda: lab.open("other", now, content=digests[now]),
+            "the future": lambda: lab.open(instance, now + 1, content=digests[now]),
+            "before history": lambda: lab.open(instance, now - 3, content=digests[now - 3]),
+            "too far behind": lambda: lab.open(instance, now - 34, content=digests[now - 34]),
+            "no content": lambda: lab.open(instance, now),
+            "content of another history": lambda: lab.open(instance, now, content="f" * 64),
+            "content of another revision": lambda: lab.open(instance, now - 1, content=digests[now - 2]),
         }[claim]()
         first = await receive(session)
         assert first.snapshot and len(first.changes) == 38
@@ -155,10 +183,52 @@ def test_the_edge_of_history_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(hub_module, "HISTORY", 2)
 
     async def story(lab: Lab) -> None:
+        digests = {}
         for number in range(5):
             await lab.apply(policy(f"p-{number}"))
-        session = lab.open(lab.hub.instance, lab.hub.revision - 2)
+            digests[lab.hub.revision] = await lab.digest()
+        session = lab.open(lab.hub.instance, lab.hub.revision - 2, content=digests[lab.hub.revision - 2])
         assert [(await receive(session)).revision for _ in range(2)] == [5, 6]
+
+    play(story)
+
+
+def test_a_restart_that_changes_nothing_sends_no_object() -> None:
+    async def story(lab: Lab) -> None:
+        await lab.apply(workload(), service(), policy())
+        instance, revision, content = lab.hub.instance, lab.hub.revision, await lab.digest()
+        lab.store.put("/tokens/x", b"{}")  # what agents never see moves the revision all the same
+        again = Hub(lab.store, lab.registry, MESH, lab.clock)
+        task = asyncio.ensure_future(again.run(lab.errors.append))
+        try:
+            async with asyncio.timeout(WAIT):
+                while not again.ready:
+                    await asyncio.sleep(0)
+            batch = await receive(again.open("node-a", instance, revision, lambda: None, content))
+            assert (batch.snapshot, batch.changes, batch.instance) == (False, (), instance)
+            older = await receive(again.open("node-a", instance, revision, lambda: None, "0" * 64))
+            assert older.snapshot and len(older.changes) == 5
+        finally:
+            again.close()
+            await task
+
+    play(story)
+
+
+def test_an_object_is_encoded_when_it_changes_and_then_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[object] = []
+
+    def counted(value: object) -> bytes:
+        encoded.append(value)
+        return to_json(value)
+
+    async def story(lab: Lab) -> None:
+        await lab.apply(*(workload(f"w-{number}", {"app": str(number)}) for number in range(20)))
+        monkeypatch.setattr(hub_module, "to_json", counted)
+        await lab.apply(workload("w-3", {"app": "new"}))
+        for _ in range(3):
+            assert len((await receive(lab.open())).changes) == 22
+        assert [getattr(value, "name", "") for value in encoded] == ["w-3"]
 
     play(story)
 
@@ -179,7 +249,7 @@ def test_following_from_anywhere_ends_at_the_same_state() -> None:
                 del sessions[1], states[1]
             for session, state in zip(sessions, states, strict=True):
                 while (item := await session.next(0)) is not None:
-                    batch = decode(Batch, json.loads(item[1]))
+                    batch = read_whole(item[1])
                     if batch.snapshot:
                         state.clear()
                     for change in batch.changes:
@@ -190,7 +260,6 @@ def test_following_from_anywhere_ends_at_the_same_state() -> None:
             whole = {(c.kind, c.uid): c.value for c in (await receive(fresh)).changes}
             lab.hub.release(fresh)
             assert all(state == whole for state in states)
-        assert encode(lab.hub._objects["bundle", "mesh.internal"])
 
     play(story)
 
@@ -267,9 +336,9 @@ def test_not_ready_before_the_first_read() -> None:
         Hub(store, registry, MESH).open("node-a", None, None, lambda: None)
 
 
-def test_every_run_is_another_instance_of_the_same_store() -> None:
-    """A backup may have been restored in between: then the same revision means something else."""
+def test_the_instance_is_the_store_and_how_its_resources_become_objects() -> None:
     registry, store = make_registry()
     one, two = Hub(store, registry, MESH).instance, Hub(store, registry, MESH).instance
-    assert one != two
-    assert one.startswith(store.instance) and two.startswith(store.instance)
+    assert one == two and one.startswith(store.instance)
+    for other in (replace(MESH, cluster="b"), replace(MESH, roots=("X",)), replace(MESH, domain="x.internal")):
+        assert Hub(store, registry, other).instance != one

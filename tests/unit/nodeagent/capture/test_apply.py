@@ -146,3 +146,51 @@ def test_cgroups_that_do_not_fit_are_told(writer: MapWriter) -> None:
     (problem,) = writer.apply(dict.fromkeys(range(CAPACITY + 2), ENTRY), None)
     assert problem.startswith("2 cgroups cannot be enrolled") and "NOT captured" in problem
     assert len(writer.cgroups) == CAPACITY
+
+
+def test_only_destinations_that_were_touched_are_looked_at(writer: MapWriter) -> None:
+    writer.apply({}, {WEB: ENTRY})
+    FakeMap.log.clear()
+    wanted = {WEB: Entry(9, 0), SHOP: ENTRY}
+    assert writer.apply({}, wanted, touched=[SHOP]) == []
+    assert FakeMap.log == [("put", "Targets")] and writer.destinations == {WEB: ENTRY, SHOP: ENTRY}
+    writer.apply({}, {SHOP: ENTRY}, touched=[WEB])
+    assert writer.destinations == {SHOP: ENTRY}
+
+
+def test_what_is_kept_for_now_goes_later_though_nobody_touches_it_again(writer: MapWriter) -> None:
+    writer.apply({}, {WEB: ENTRY, SHOP: ENTRY})
+    writer.apply({}, {SHOP: ENTRY}, touched=[WEB], keep=True)
+    assert writer.destinations == {WEB: ENTRY, SHOP: ENTRY}
+    writer.apply({}, {SHOP: ENTRY}, touched=[])
+    assert writer.destinations == {SHOP: ENTRY}
+
+
+def test_what_did_not_fit_is_tried_again_though_nobody_touches_it_again(writer: MapWriter) -> None:
+    many = {SocketAddress("10.0.0.1", port): ENTRY for port in range(1, CAPACITY + 1)}
+    wanted = {**many, WEB: ENTRY}
+    assert writer.apply({}, many) == [] and writer.apply({}, wanted, touched=[WEB]) and writer.incomplete
+    gone = SocketAddress("10.0.0.1", 1)
+    del wanted[gone]
+    assert writer.apply({}, wanted, touched=[gone]) == [] and not writer.incomplete
+    assert writer.destinations == wanted
+
+
+def test_a_change_that_fits_is_never_taken_for_one_that_does_not(writer: MapWriter) -> None:
+    many = {SocketAddress("10.0.0.1", port): ENTRY for port in range(1, CAPACITY + 1)}
+    writer.apply({}, many)
+    FakeMap.log.clear()
+    wanted = {**dict.fromkeys(list(many)[1:], Entry(9, 0)), WEB: ENTRY}
+    assert writer.apply({}, wanted) == []
+    assert ("set", "INCOMPLETE") not in FakeMap.log
+
+
+def test_what_failed_is_tried_again(writer: MapWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, entries: object) -> int:
+        raise OSError("the map is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(Targets, "put", broken)
+        writer.apply({}, {WEB: ENTRY}, touched=[WEB])
+    writer.apply({}, {WEB: ENTRY}, touched=[])
+    assert writer.destinations == {WEB: ENTRY}

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
-from control.wire.codec import encode
+import pytest
+
 from control.wire.watch import Batch
 from nodeagent.client.follow import Follower, UnusableBatchError
 from nodeagent.client.session import Position, Session
 from nodeagent.client.transport import ControlError, Transport
-from tests.support.objects import delta, snapshot
+from tests.support.objects import delta, line, snapshot
 
 Stream = list[bytes | Exception]
 
@@ -22,10 +22,12 @@ class FakeTransport:
     def __init__(self, *streams: Stream) -> None:
         self.streams = list(streams)
         self.positions: list[Position | None] = []
+        self.contents: list[str] = []
 
     @asynccontextmanager
-    async def watch(self, position: Position | None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def watch(self, position: Position | None, content: str = "") -> AsyncIterator[AsyncIterator[bytes]]:
         self.positions.append(position)
+        self.contents.append(content)
         yield self._play(self.streams.pop(0) if self.streams else None)
 
     async def _play(self, stream: Stream | None) -> AsyncIterator[bytes]:
@@ -37,15 +39,12 @@ class FakeTransport:
             yield item
 
 
-def line(batch: Batch) -> bytes:
-    return json.dumps(encode(batch)).encode() + b"\n"
-
-
 def follow(
     transport: FakeTransport,
     sink: Callable[[Batch], None],
     connections: int,
     missing: Callable[[], tuple[str, ...]] = tuple,
+    content: str = "",
 ) -> Follower:
     """Run until ``connections`` streams were opened."""
 
@@ -53,7 +52,13 @@ def follow(
         async def give() -> Transport:
             return cast(Transport, transport)
 
-        follower = Follower(Session(lambda: 1.0), give, sink, missing)
+        async def take(batch: Batch) -> None:
+            sink(batch)
+
+        async def held() -> str:
+            return content
+
+        follower = Follower(Session(lambda: 1.0), give, take, missing, held)
         task = asyncio.ensure_future(follower.run())
         while len(transport.positions) < connections:
             follower.hurry()  # no test waits for a backoff
@@ -80,6 +85,33 @@ def test_whatever_goes_wrong_is_survived() -> None:
     taken: list[Batch] = []
     follow(transport, taken.append, 5)
     assert taken == [snapshot(revision=1)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\n",
+        b"[]\n",
+        b'{"instance": "a"}\n',
+        b'{"instance": "a", "revision": "1"}\n',
+        b"\xff\xfe\n",
+        b"[" * 99999 + b"\n",
+    ],
+)
+def test_what_is_no_batch_drops_the_connection_and_asks_for_a_snapshot(
+    data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = FakeTransport([line(snapshot(revision=1)), data, line(delta(revision=2))])
+    taken: list[Batch] = []
+    follow(transport, taken.append, 2)
+    assert taken == [snapshot(revision=1)] and transport.positions == [None, None]
+    assert "no batch" in caplog.text
+
+
+def test_the_digest_of_what_is_held_goes_with_the_position() -> None:
+    transport = FakeTransport([line(snapshot(revision=1))])
+    follow(transport, lambda batch: None, 2, content="d1")
+    assert transport.contents == ["", "d1"], "a first connection holds nothing that it could resume"
 
 
 def test_a_batch_that_cannot_be_applied_asks_for_a_snapshot() -> None:
@@ -116,7 +148,10 @@ def test_connected_is_told_only_once_something_was_delivered() -> None:
         async def give() -> Transport:
             return cast(Transport, transport)
 
-        follower = Follower(Session(lambda: 1.0), give, lambda _: applied.set())
+        async def take(batch: Batch) -> None:
+            applied.set()
+
+        follower = Follower(Session(lambda: 1.0), give, take)
         task = asyncio.ensure_future(follower.run())
         while not transport.positions:
             await asyncio.sleep(0)

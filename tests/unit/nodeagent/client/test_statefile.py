@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from nodeagent.client import journal
 from nodeagent.client.join import NodeCredential
 from nodeagent.client.statefile import StateDirectory, StateDirectoryError, StoredSvid
 from tests.support import pki
-from tests.support.objects import delta, policy, snapshot, workload
+from tests.support.objects import delta, gone, policy, snapshot, workload
 
+FORMER = Path(__file__).parents[3] / "contract/golden/discovery-schema-1.json"
 SVID = StoredSvid(identity=pki.WEB, chain="chain", key="key")
 
 
@@ -56,7 +59,7 @@ def test_only_the_agent_can_read_it(tmp_path: Path, credential: NodeCredential) 
         lambda content: b"",
         lambda content: content[: len(content) // 2],
         lambda content: content.replace(b"web-0", b"web-9"),
-        lambda content: content.replace(b'"schema":1', b'"schema":2'),
+        lambda content: content.replace(b"discovery 2", b"discovery 3"),
         lambda content: b"\x00\xff" * 10,
         lambda content: b"[" * 100_000,
         lambda content: b"[1]",
@@ -67,13 +70,60 @@ def test_a_damaged_file_is_left_out_and_said_so(
 ) -> None:
     directory = StateDirectory(tmp_path)
     directory.save_discovery(snapshot(workload()))
-    path = tmp_path / "discovery.json"
+    path = tmp_path / "discovery.log"
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with caplog.at_level(logging.ERROR):
         assert directory.load_discovery() is None
-    assert "discovery.json" in caplog.text
+    assert "discovery.log" in caplog.text
     directory.save_discovery(snapshot(workload()))
     assert directory.load_discovery() is not None
+    directory.close()
+
+
+def test_the_file_of_a_former_version_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = StateDirectory(tmp_path)
+    former = tmp_path / "discovery.json"
+    former.write_bytes(FORMER.read_bytes())
+    found = directory.load_discovery()
+    assert found is not None and found.snapshot and (found.instance, found.revision) == ("history-1", 7)
+    assert found == snapshot(workload(labels={"app": "caf\u00e9"}), policy(), revision=7)
+    directory.save_discovery(found)
+    assert not former.exists() and directory.load_discovery() == found
+    (tmp_path / "discovery.log").unlink()
+    former.write_bytes(FORMER.read_bytes().replace(b"web-0", b"web-9"))
+    assert directory.load_discovery() is None and "checksum" in caplog.text
+    directory.close()
+
+
+def test_changes_are_appended_and_compacted_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "COMPACTED_AT_BYTES", 2000)
+    directory = StateDirectory(tmp_path)
+    assert directory.wants_snapshot, "there is no file yet"
+    directory.save_discovery(snapshot(workload(), revision=1))
+    size = (tmp_path / "discovery.log").stat().st_size
+    directory.append_discovery(delta(policy(), revision=2))
+    assert size < (tmp_path / "discovery.log").stat().st_size < size + 500 and not directory.wants_snapshot
+    assert directory.load_discovery() == snapshot(workload(), policy(), revision=2)
+    directory.append_discovery(delta(gone(policy()), revision=3))
+    assert directory.load_discovery() == snapshot(workload(), revision=3)
+    for number in range(10):
+        directory.append_discovery(delta(policy(f"p{number}"), revision=4 + number))
+    assert directory.wants_snapshot
+    directory.close()
+
+
+def test_after_a_failed_append_all_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = StateDirectory(tmp_path)
+    directory.save_discovery(snapshot(workload(), revision=1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(OSError, match="No space"):
+        directory.append_discovery(delta(policy()))
+    monkeypatch.undo()
+    assert directory.wants_snapshot, "a part of a record may stand at the end"
     directory.close()
 
 
@@ -118,7 +168,7 @@ def test_a_path_that_cannot_be_a_directory_is_said_so(tmp_path: Path) -> None:
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "state")
     (tmp_path / "victim").write_text("precious")
-    (tmp_path / "state" / "discovery.json.new").symlink_to(tmp_path / "victim")
+    (tmp_path / "state" / "discovery.log.new").symlink_to(tmp_path / "victim")
     directory.save_discovery(snapshot())
     assert (tmp_path / "victim").read_text() == "precious"
     directory.close()

@@ -18,6 +18,7 @@ from nodeagent.policy.connection import Connection
 from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
+from nodeagent.steps import at_once
 from nodeagent.telemetry.flow import FlowRecord, Reporter
 from nodeagent.telemetry.metrics import CLOSED, FAILED, OPENED, SENT, FlowMetrics
 from tests.support.objects import delta, gone, policy, rule, snapshot, workload
@@ -91,7 +92,7 @@ class Desk:
 
     def change(self, *items: object) -> int:
         applied = self.state.apply(delta(*items, revision=self.state.revision + 1))
-        return self.tracker.recheck(applied.changed)
+        return at_once(self.tracker.recheck(applied.changed))
 
     def counts(self, name: str) -> float:
         return sum(sample.value for sample in self.metrics.samples() if sample.name == name)

@@ -207,7 +207,7 @@ def test_what_is_captured_stays_while_control_says_something_unreadable(kernel: 
     known = state(workload())
     enrolling.changed(known)
     enrolling.step()
-    known.apply(Batch(instance=known.instance, revision=99, changes=(Change(kind="workload", uid=UID, value={}),)))
+    known.apply(Batch(instance=known.instance, revision=99, changes=(Change(kind="workload", uid=UID, value=b"{}"),)))
     enrolling.changed(known)
     enrolling.step()
     assert kernel.partial

@@ -16,7 +16,7 @@ from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.packing import Packing
 from nodeagent.telemetry.aggregate import Aggregate
 from nodeagent.telemetry.samples import CounterSample
-from tests.support.objects import delta, snapshot, workload
+from tests.support.objects import delta, policy, snapshot, workload
 
 START = channel.Start(
     node="node-a", index=0, outbound_port=1, tunnel_port=2, tunnel_addresses=("::",), pin_dir="", access_log="off"
@@ -139,6 +139,27 @@ def test_changes_go_to_every_worker_and_survive_for_the_next() -> None:
         heard = await late.hears(4)
         assert heard[1] == channel.StateBatch(batch=snapshot(workload(), revision=2))
         assert not late.heard
+
+    play(story)
+
+
+def test_a_large_batch_goes_out_in_parts_and_what_comes_behind_it_stays_behind() -> None:
+    async def story(scene: Scene) -> None:
+        peer = await scene.worker()
+        await peer.hears(2)
+        things = [workload(f"w-{number}", addresses=()) for number in range(3000)]
+        scene.mirror.apply(snapshot(*things))
+        scene.hub.publish(snapshot(*things))
+        scene.hub.publish(delta(policy()))
+        scene.hub.publish_svid(SVID)
+        parts: list[channel.StateBatch] = []
+        while not parts or parts[-1].more:
+            (part,) = await peer.hears(1)
+            assert isinstance(part, channel.StateBatch)
+            parts.append(part)
+        assert len(parts) > 10 and max(len(part.batch.changes) for part in parts) <= channel.PART_CHANGES
+        assert [change for part in parts for change in part.batch.changes] == list(snapshot(*things).changes)
+        assert await peer.hears(2) == [channel.StateBatch(batch=delta(policy())), SVID]
 
     play(story)
 

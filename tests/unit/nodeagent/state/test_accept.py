@@ -8,8 +8,15 @@ import pytest
 
 from control.wire.discovery import DiscoveryObject
 from control.wire.watch import Change
-from nodeagent.state.accept import MAX_MESSAGE, MAX_REJECTED, accept
+from nodeagent.state.accept import MAX_MESSAGE, MAX_REJECTED, Acceptance
 from tests.support.objects import bundle, change, gone, policy, service, workload
+
+
+def accept(changes: tuple[Change, ...]) -> Acceptance:
+    result = Acceptance()
+    for item in changes:
+        result.take(item)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -55,7 +62,7 @@ def test_fields_of_a_newer_control_are_ignored() -> None:
 
 
 def test_unknown_kinds_are_skipped_and_counted() -> None:
-    changes = tuple(Change(kind="waypoint", uid=str(number), value={}) for number in range(3))
+    changes = tuple(Change(kind="waypoint", uid=str(number), value=b"{}") for number in range(3))
     result = accept((*changes, change(workload())))
     assert list(result.objects) == [("workload", workload().uid)]
     (message,) = result.rejected
@@ -77,7 +84,7 @@ def test_an_address_in_two_spellings_is_one() -> None:
 
 def test_messages_are_bounded_in_number_and_length() -> None:
     bad = tuple(
-        Change(kind="policy", uid=f"shop/{number}", value={**(change(policy()).value or {}), "action": "A" * 5000})
+        Change(kind="policy", uid=f"shop/{number}", value=change(policy(), action="A" * 5000).value)
         for number in range(MAX_REJECTED * 3)
     )
     result = accept(bad)

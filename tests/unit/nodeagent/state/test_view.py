@@ -304,3 +304,22 @@ def test_what_was_sent_but_cannot_be_read_is_not_asked_for_again() -> None:
     view = state(workload(policies=("shop/p",)), change(policy("p"), action="MAYBE"))
     assert isinstance(view.policies_of(workload()), MissingPolicy), "it denies all the same"
     assert view.missing() == ()
+
+
+def test_a_protocol_that_is_not_known_is_carried_as_bytes_and_counted() -> None:
+    ports = [
+        {"name": "q", "port": 80, "target_port": 8080, "protocol": "quic"},
+        {"name": "g", "port": 81, "target_port": 8080, "protocol": "grpc"},
+    ]
+    view = state(WEB, change(service(), ports=ports))
+    target = view.resolve(VIP)
+    assert isinstance(target, ServiceTarget) and target.endpoints == (WEB,)
+    assert [port.protocol for port in target.service.ports] == [AppProtocol.TCP, AppProtocol.GRPC]
+    assert view.statistics()["unknown_values"] == 1 and view.unknown == {"protocol quic": 1}
+
+
+def test_an_unknown_protocol_does_not_excuse_what_else_is_wrong() -> None:
+    bad = [{"name": "q", "port": "80", "target_port": 8080, "protocol": "quic"}]
+    view = NodeState()
+    assert len(view.apply(snapshot(change(service(), ports=bad))).rejected) == 1
+    assert view.services() == ()

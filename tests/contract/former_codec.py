@@ -1,8 +1,5 @@
-"""Frozen dataclasses to JSON values and back, by their annotations.
-
-Reading is strict where it matters and forward compatible where it can be: unknown *fields* are ignored (a newer
-control may send them), a missing or mistyped field or an unknown enum value is a DecodeError that names the field's
-path. What could not be read must be treated as not received, never as absent: the caller fails closed.
+"""The reader of the wire as agents and control had it until 2026-11, for ``test_wire_golden`` alone: they are still out
+there. ``FormerBatch`` is what they read a line as.
 """
 
 from __future__ import annotations
@@ -128,3 +125,22 @@ def _scalar_reader(cls: Any) -> Reader:
         return value
 
     return read
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FormerChange:
+    """``value`` was the JSON value of the object."""
+
+    kind: str
+    uid: str
+    value: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FormerBatch:
+    """A line of the watch."""
+
+    instance: str
+    revision: int
+    snapshot: bool = False
+    changes: tuple[FormerChange, ...] = ()
