@@ -4,8 +4,8 @@ Each message is four bytes of length (big endian), then JSON: ``{"type": <name>,
 first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot (``StateBatch``, in parts), ``Enrolment``,
 ``Namespaces``, every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it sends whatever
 changes. The worker answers ``Begin`` with ``Ready`` once everything before it has been applied and its listeners are
-open; each batch with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect`` and
-``ListFlows`` by its number.
+open; each batch with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect``
+and ``ListFlows`` by its number.
 
 A reader ignores and counts a message whose type it does not know, or that it cannot read, because a process of another
 version may have sent it; but not one that narrows what is allowed (``"narrows": true``, see NARROWING): to go on
@@ -16,21 +16,17 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from control.codec.lines import EncodedBatch, decoded, encoded
 from control.codec.values import DecodeError, from_json, to_json
-from control.wire.watch import Batch, Change
+from control.wire.watch import Batch
 from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """More than this is a defect, not a message: the largest is a part of a batch of one very large object."""
-PART_BYTES = 64 * 1024
-"""A batch goes out in parts of about so many bytes of objects: a worker reads each in one turn of its loop."""
-PART_CHANGES = 256
 MAX_UNKNOWN_TYPES = 32
 """Types of messages that are not known are counted apart up to this many of them."""
 _LENGTH = struct.Struct("!I")
@@ -330,29 +326,6 @@ def pack(message: Message) -> bytes:
         comma = b"" if fields == b"}" else b","
         body = b'{"type":"%s"%s%s%s' % (type(message).__name__.encode(), narrows, comma, fields)
     return _LENGTH.pack(len(body)) + body
-
-
-def parts(head: Batch, changes: Iterable[Change]) -> Iterator[bytes]:
-    """The batch of these changes as packed messages, each small enough to be read in one turn of a loop."""
-    waiting = iter(changes)
-    part = _next_part(waiting)
-    more = True
-    while more:
-        following = _next_part(waiting) if part else ()
-        more = bool(following)
-        yield pack(StateBatch(batch=replace(head, changes=part), more=more))
-        part = following
-
-
-def _next_part(changes: Iterator[Change]) -> tuple[Change, ...]:
-    part: list[Change] = []
-    size = 0
-    for change in islice(changes, PART_CHANGES):
-        part.append(change)
-        size += len(change.value or b"")
-        if size >= PART_BYTES:
-            break
-    return tuple(part)
 
 
 class Unpacker:

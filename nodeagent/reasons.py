@@ -1,4 +1,4 @@
-"""Why a connection ended or was refused: one append-only list, with whose fault it was and what to do about it.
+"""Why a connection ended or was refused. One append-only list, with whose fault it was and what to do about it.
 
 The code goes into logs and metrics as it is; the flag is what Istio's dashboards and Kiali read (``response_flags``).
 """

@@ -1,4 +1,4 @@
-"""Text tables for people: the one way in which the agent's commands align columns and cut cells.
+"""Text tables for people. All commands of the agent align columns and cut cells this way.
 
 A table is plain text, the same on a terminal and in a pipe: no colour, no lines, nothing but what people and ``awk``
 can read. Cells hold names that other hosts chose, so nothing in a cell moves the cursor or fakes a line.

@@ -1,5 +1,4 @@
-"""The agent's side of control: joining, the watch, signing requests, and the state on disk that
-outlives an outage.
+"""The agent's side of control: joining, the watch, signing requests, state on disk.
 
 Nouns: ``Session`` (session: the watch as a machine without I/O), ``Mirror`` (mirror: everything
 that control sent, to resume and to pass on), ``Transport`` (transport: HTTP with mutual TLS;

@@ -17,7 +17,7 @@ TCP_LISTEN: Final = 10
 _PROTOCOLS: Final = {socket.SOCK_STREAM: socket.IPPROTO_TCP, socket.SOCK_DGRAM: socket.IPPROTO_UDP}
 
 
-class Holder(NamedTuple):
+class PortHolder(NamedTuple):
     """A process that has a socket with the port."""
 
     pid: int
@@ -28,7 +28,7 @@ class Holder(NamedTuple):
         return f"{self.name}, process {self.pid}"
 
 
-def holder_of(port: int, kind: socket.SocketKind) -> Holder | None:
+def holder_of(port: int, kind: socket.SocketKind) -> PortHolder | None:
     """Who listens at this port of this network namespace, in either family, or at least has it as its own port.
 
     None: unknown. Either the kernel does not say, or the process is in another PID namespace or may not be looked at.
@@ -38,7 +38,7 @@ def holder_of(port: int, kind: socket.SocketKind) -> Holder | None:
     for status in Path("/proc").glob("[0-9]*/comm") if inodes else ():
         try:
             if inodes & socket_inodes(int(status.parent.name)):
-                return Holder(int(status.parent.name), status.read_text().rstrip("\n"))
+                return PortHolder(int(status.parent.name), status.read_text().rstrip("\n"))
         except OSError:  # it ended, or belongs to another user
             continue
     return None

@@ -1,5 +1,4 @@
-"""The parent process of the agent: keeps the state of the mesh and hands it to the workers that
-carry connections.
+"""The parent process of the agent: keeps the state of the mesh and hands it to workers.
 
 Nouns: ``Supervisor`` (supervisor: starts workers, again and again), ``Hub`` (hub: sends state to
 them, collects what happened), ``WorkerLink`` (link: the socket to one), ``Discovery`` (discovery:

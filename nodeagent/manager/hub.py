@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 
 from control.wire.watch import Batch
 from nodeagent.channel import (
-    PART_CHANGES,
     Applied,
     Begin,
     Collect,
@@ -38,11 +37,11 @@ from nodeagent.channel import (
     Start,
     Svid,
     pack,
-    parts,
 )
 from nodeagent.client.mirror import Mirror, changes_of
 from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.packing import Packing
+from nodeagent.manager.parting import PART_CHANGES, parts
 from nodeagent.telemetry.aggregate import Aggregate
 
 ANSWER_SECONDS = 2.0

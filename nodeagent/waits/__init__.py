@@ -1,4 +1,4 @@
-"""How long to wait: between attempts that fail, and until a certificate is renewed.
+"""How long to wait between attempts, and until a renewal.
 
 Nouns: ``Backoff`` (backoff: ever longer waits between failures), ``renewal_wait`` (renewal: when to renew a
 certificate). Every wait has a floor, a ceiling and jitter, so neither a broken peer nor a wrong clock makes a loop that

@@ -18,9 +18,9 @@ from typing import Any
 
 from control.codec.lines import read_line
 from control.wire.discovery import Selectors, Service, ServicePort, Workload
-from nodeagent import channel
 from nodeagent.capture.destinations import DestinationTable
 from nodeagent.client.statefile import StateDirectory
+from nodeagent.manager import parting
 from nodeagent.manager.discovery import Discovery
 from nodeagent.slices import in_slices
 from nodeagent.worker.worker import Worker
@@ -70,7 +70,7 @@ class Agent:
     def __init__(self, directory: StateDirectory) -> None:
         self.sent: list[Iterator[bytes]] = []
         self.directory = directory
-        self.discovery = Discovery(directory, lambda news, _: self.sent.append(channel.parts(news, news.changes)))
+        self.discovery = Discovery(directory, lambda news, _: self.sent.append(parting.parts(news, news.changes)))
         self.destinations = DestinationTable()
         self.worker = Worker(asyncio.get_running_loop())
         self.worker.connection_made(Pipe())

@@ -115,8 +115,9 @@ def test_nothing_is_accepted_before_everything_is_known(ip: str) -> None:
     port = free_port(ip)
     with running() as manager:
         snapshot = channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True))
-        manager.tell(start(ip, port), snapshot, channel.ListFlows(number=1))
+        manager.tell(start(ip, port), snapshot)
         manager.hear(channel.Applied)
+        manager.tell(channel.ListFlows(number=1))
         manager.hear(channel.Flows)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((ip, port))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from nodeagent import channel
+from nodeagent.manager import parting
 from nodeagent.slices import SLICE_SECONDS, STEP_SECONDS, Slices
 from nodeagent.state.view import NodeState
 from nodeagent.worker.worker import Worker
@@ -78,7 +79,7 @@ def play(story: Callable[[Scene], asyncio.Future[None]]) -> None:
         try:
             await story(scene)
         finally:
-            scene.worker.close()
+            await scene.worker.close()
 
     asyncio.run(run())
 
@@ -102,7 +103,7 @@ def test_an_open_connection_is_served_between_slices() -> None:
         game = asyncio.ensure_future(play_ping_pong())
         await asyncio.sleep(0)
         batch = snapshot(*crowd())  # type: ignore[arg-type]
-        for part in channel.parts(batch, batch.changes):
+        for part in parting.parts(batch, batch.changes):
             scene.worker.data_received(part)
             await asyncio.sleep(0)
         await scene.until(lambda: bool(scene.applied()))
@@ -121,7 +122,7 @@ def test_an_open_connection_is_served_between_slices() -> None:
 def test_messages_behind_a_large_batch_keep_their_order_and_questions_do_not_wait() -> None:
     async def story(scene: Scene) -> None:
         batch = snapshot(*crowd())  # type: ignore[arg-type]
-        scene.worker.data_received(b"".join(channel.parts(batch, batch.changes)))
+        scene.worker.data_received(b"".join(parting.parts(batch, batch.changes)))
         scene.worker.data_received(channel.pack(channel.Enrolment(cgroups={"7": "shop/w-3@1"})))
         scene.worker.data_received(channel.pack(channel.Collect(number=5)))
         assert any(isinstance(message, channel.Collected) for message in scene.transport.heard)
@@ -137,11 +138,11 @@ def test_a_small_change_behind_a_large_one_is_not_kept_by_what_follows_the_large
 
     async def story(scene: Scene) -> None:
         first = snapshot(*crowd())  # type: ignore[arg-type]
-        scene.worker.data_received(b"".join(channel.parts(first, first.changes)))
+        scene.worker.data_received(b"".join(parting.parts(first, first.changes)))
         await scene.until(lambda: scene.applied() == [1])
         former = scene.state.tables
         second = delta(*crowd(node="node-b"), revision=2)  # type: ignore[arg-type]
-        scene.worker.data_received(b"".join(channel.parts(second, second.changes)))
+        scene.worker.data_received(b"".join(parting.parts(second, second.changes)))
         scene.worker.data_received(channel.pack(channel.StateBatch(batch=delta(policy(), revision=3))))
         await scene.until(lambda: scene.applied() == [1, 2, 3])
         assert len(former.workloads) == MANY, "nothing of it is freed yet"

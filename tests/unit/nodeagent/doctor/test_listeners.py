@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from nodeagent.doctor.listeners import Holder, holder_of
+from nodeagent.doctor.listeners import PortHolder, holder_of
 
 LOOPBACK = {"v4": "127.0.0.1", "v6": "::1", "v4-mapped": "::ffff:127.0.0.1"}
 
 
 @pytest.fixture
-def me() -> Holder:
-    return Holder(os.getpid(), Path("/proc/self/comm").read_text().rstrip("\n"))
+def me() -> PortHolder:
+    return PortHolder(os.getpid(), Path("/proc/self/comm").read_text().rstrip("\n"))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def listener() -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 @pytest.mark.parametrize("family", LOOPBACK)
-def test_who_holds_a_port(family: str, kind: socket.SocketKind, me: Holder) -> None:
+def test_who_holds_a_port(family: str, kind: socket.SocketKind, me: PortHolder) -> None:
     with socket.socket(socket.AF_INET if family == "v4" else socket.AF_INET6, kind) as holding:
         holding.bind((LOOPBACK[family], 0))
         port = holding.getsockname()[1]
@@ -42,7 +42,7 @@ def test_who_holds_a_port(family: str, kind: socket.SocketKind, me: Holder) -> N
     assert holder_of(port, kind) is None
 
 
-def test_the_listener_is_named_and_not_one_of_its_clients(listener: socket.socket, me: Holder) -> None:
+def test_the_listener_is_named_and_not_one_of_its_clients(listener: socket.socket, me: PortHolder) -> None:
     """A child has the accepted connection, whose own port is the listener's too."""
     with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
         child = subprocess.Popen(["sleep", "60"], pass_fds=[accepted.fileno()])
@@ -54,7 +54,7 @@ def test_the_listener_is_named_and_not_one_of_its_clients(listener: socket.socke
             child.wait()
 
 
-def test_asking_leaves_nothing_behind(listener: socket.socket, me: Holder) -> None:
+def test_asking_leaves_nothing_behind(listener: socket.socket, me: PortHolder) -> None:
     """pyroute2 makes an event loop for each socket of its own."""
 
     def open_descriptors() -> int:
@@ -68,8 +68,8 @@ def test_asking_leaves_nothing_behind(listener: socket.socket, me: Holder) -> No
     assert (open_descriptors(), threading.active_count()) == before
 
 
-def test_it_may_be_asked_from_a_thread_of_a_process_that_runs_uvloop(listener: socket.socket, me: Holder) -> None:
-    async def ask() -> Holder | None:
+def test_it_may_be_asked_from_a_thread_of_a_process_that_runs_uvloop(listener: socket.socket, me: PortHolder) -> None:
+    async def ask() -> PortHolder | None:
         return await asyncio.to_thread(holder_of, listener.getsockname()[1], socket.SOCK_STREAM)
 
     assert uvloop.run(ask()) == me

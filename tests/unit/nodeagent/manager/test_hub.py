@@ -14,6 +14,7 @@ from nodeagent.manager import link as link_module
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.packing import Packing
+from nodeagent.manager.parting import PART_CHANGES
 from nodeagent.telemetry.aggregate import Aggregate
 from nodeagent.telemetry.samples import CounterSample
 from tests.support.objects import delta, policy, snapshot, workload
@@ -146,7 +147,7 @@ def test_changes_go_to_every_worker_and_survive_for_the_next() -> None:
 def test_a_large_batch_goes_out_in_parts_and_what_comes_behind_it_stays_behind() -> None:
     async def story(scene: Scene) -> None:
         peer = await scene.worker()
-        await peer.hears(2)
+        await peer.hears(3)
         things = [workload(f"w-{number}", addresses=()) for number in range(3000)]
         scene.mirror.apply(snapshot(*things))
         scene.hub.publish(snapshot(*things))
@@ -157,7 +158,7 @@ def test_a_large_batch_goes_out_in_parts_and_what_comes_behind_it_stays_behind()
             (part,) = await peer.hears(1)
             assert isinstance(part, channel.StateBatch)
             parts.append(part)
-        assert len(parts) > 10 and max(len(part.batch.changes) for part in parts) <= channel.PART_CHANGES
+        assert len(parts) > 10 and max(len(part.batch.changes) for part in parts) <= PART_CHANGES
         assert [change for part in parts for change in part.batch.changes] == list(snapshot(*things).changes)
         assert await peer.hears(2) == [channel.StateBatch(batch=delta(policy())), SVID]
 
