@@ -159,7 +159,7 @@ def test_a_policy_that_has_not_arrived_denies(shop: Shop, family: Family) -> Non
     node, state = shop.mesh.b, shop.mesh.b.state_dir / "discovery.log"
     harmless = policy("harmless", "DENY", app="server", rules=[{"to": [{"operation": {"ports": ["1"]}}]}])
     with shop.server.serve(echo), shop.mesh.applied(harmless):
-        eventually(lambda: "harmless" in state.read_text(), what="the agent keeps its state on disk")
+        eventually(lambda: b"harmless" in state.read_bytes(), what="the agent keeps its state on disk")
         eventually(lambda: admitted(shop, shop.server, shop.client, family))
         node.stop_agent()
         shop.mesh.stop_control()
