@@ -23,6 +23,7 @@ from typing import Any
 from control.codec.lines import EncodedBatch, decoded, encoded
 from control.codec.values import DecodeError, from_json, to_json
 from control.wire.watch import Batch
+from nodeagent.limits.settings import Limits
 from nodeagent.telemetry.samples import CounterSample, GaugeSample, HistogramSample, Sample
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -61,6 +62,7 @@ class Start:
     """The first UDP port for DNS questions; 0: they are left alone."""
     resolv_conf: str = "/etc/resolv.conf"
     """Names the resolvers for hosts outside the mesh."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

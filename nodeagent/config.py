@@ -17,11 +17,13 @@ import yaml
 from control.wire.address import MAX_PORT, AddressError, canonical_ip
 from control.wire.ids import is_dns_label
 from nodeagent.containers.node import Places
+from nodeagent.limits.settings import Limits
 
 DEFAULT_FILE = Path("/etc/nodemesh/nodeagent.yaml")
 PREFIX = "NODEMESH_"
 MAX_FILE_BYTES = 1024 * 1024
 MAX_WORKERS = 256
+MAX_LIMIT = 10_000_000
 DNS_PORT = 53
 DNS_PORTS = 4
 """UDP ports of the agent for DNS questions, from ``ports.dns`` on."""
@@ -97,6 +99,8 @@ class Config:
     """Whether workers use compiled modules, where there are current ones (``nodeagent.compiled``)."""
     resolv_conf: Path = Path("/etc/resolv.conf")
     """Names the resolvers by which the agent finds hosts outside the mesh (ServiceEntry)."""
+    limits: Limits = field(default_factory=Limits)
+    """Who may use how much."""
     notes: tuple[str, ...] = ()
     """What is odd without being wrong, such as NODEMESH_ variables that mean nothing; to be logged."""
 
@@ -245,12 +249,15 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "compiled": _switch,
     "resolv_conf": _path,
     **{f"ports.{item.name}": _port for item in fields(Ports)},
+    **{f"limits.{item.name}": _number(1, MAX_LIMIT, int) for item in fields(Limits)},
     "containers.oci": _patterns,
     "containers.docker": _path,
     "containers.podman": _path,
     "containers.containerd": _path,
 }
-_SECTIONS: dict[str, type[Ports] | type[Places]] = {"ports": Ports, "containers": Places}
+_SECTIONS: dict[str, type[Ports] | type[Places] | type[Limits]] = {
+    "ports": Ports, "containers": Places, "limits": Limits,
+}  # fmt: skip
 
 
 def load(strings: Mapping[str, str], file: Path | None = None, *, hostname: str = "") -> Config:

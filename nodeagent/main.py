@@ -35,6 +35,7 @@ from nodeagent.client.statefile import StateDirectory
 from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle, Phase
+from nodeagent.limits.excess import Excess
 from nodeagent.local.server import LocalServer
 from nodeagent.manager.capturing import HostCapture
 from nodeagent.manager.discovery import Discovery
@@ -101,7 +102,7 @@ class Agent:
         self._service = service or ServiceManager()
         self.lifecycle = Lifecycle()
         self._aggregate = Aggregate(time.monotonic)
-        self._admin = AdminServer()
+        self._admin = AdminServer(Excess(config.limits, time.monotonic, lambda told: logger.warning("limit: %s", told)))
         with contextlib.ExitStack() as undo:
             ports = self._bind(undo)
             self._directory = StateDirectory(config.state_dir)
@@ -153,7 +154,8 @@ class Agent:
         parts = Parts(
             config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
             capture=self._capture, discovery=self._discovery, hub=self._hub, supervisor=self._supervisor,
-            membership=self._membership, keeper=self._keeper, session=self._session, follower=self._follower,
+            membership=self._membership, keeper=self._keeper, excess=self._admin.excess, session=self._session,
+            follower=self._follower,
         )  # fmt: skip
         health, samples = Health(parts), Samples(parts)
         health.register()
@@ -226,6 +228,7 @@ class Agent:
             splice=self._capture.splices,
             dns_port=config.dns_port,
             resolv_conf=str(config.resolv_conf),
+            limits=config.limits,
         )
 
     def _restore(self) -> None:

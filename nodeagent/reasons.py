@@ -175,7 +175,7 @@ class Reason(Enum):
         "the tunnel to the other node broke; look at the network between the nodes",
     )
     OVERLOADED = Explanation(
-        "overloaded", Fault.AGENT, "CONNECT", "a bound of the agent was reached; see 'nodeagent status'"
+        "overloaded", Fault.AGENT, "CONNECT", "a share or a bound of the agent was used up; see 'nodeagent status'"
     )
     AGENT_SHUTDOWN = Explanation("agent-shutdown", Fault.AGENT, "-", "the agent was stopped and its drain time is over")
     IDLE_TIMEOUT = Explanation(

@@ -11,9 +11,10 @@ from collections.abc import Generator, Sequence
 import uvicorn
 from starlette.applications import Starlette
 
-BACKLOG = 64
-MAX_CONNECTIONS = 64
-"""More at once get 503: one scraper that hangs must not eat the agent's descriptors."""
+from nodeagent.admin.guests import Guests
+from nodeagent.limits.excess import Excess
+
+BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 5
 STOP_SECONDS = 2
 
@@ -83,19 +84,21 @@ class _Server(uvicorn.Server):
 class AdminServer:
     """Applications on sockets that are bound already."""
 
-    def __init__(self) -> None:
+    def __init__(self, excess: Excess | None = None) -> None:
+        self.excess = excess or Excess()
         self._parts: list[tuple[_Server, list[socket.socket]]] = []
 
     def add(self, app: Starlette, sockets: list[socket.socket]) -> None:
         """Serve the application there, once ``run``."""
+        guests = Guests(str(sockets[0].getsockname()[1]), self.excess)
         config = uvicorn.Config(
             app,
+            http=guests.protocol,  # type: ignore[arg-type]  # called, as a class would be
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )

@@ -36,6 +36,7 @@ from nodeagent.doctor.explain import explain as explain_connection
 from nodeagent.doctor.finding import Level
 from nodeagent.doctor.finding import as_text as findings_text
 from nodeagent.doctor.finding import documents as findings_document
+from nodeagent.limits.records import bounded_handler
 from nodeagent.loader.errors import LoaderError
 from nodeagent.local.client import LocalAgent, RefusedAnswerError
 from nodeagent.local.questions import AgentQuestion
@@ -94,7 +95,7 @@ def run(file: Path | None, unload_on_exit: bool) -> None:
     agent runs again, or until 'nodeagent unload'.
     """
     config = settings(file)
-    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, handlers=[bounded_handler()])
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     faulthandler.enable(sys.__stderr__ or sys.stderr)  # the watchdog's SIGABRT shows in the log what the manager was at

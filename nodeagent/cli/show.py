@@ -11,6 +11,7 @@ import yaml
 from nodeagent.tables import cell, fields, table
 
 FORMATS = ("table", "json", "yaml")
+MAX_LIMIT_ROWS = 20
 
 
 def show(document: Any, output: str, as_text: Callable[[Any], str]) -> str:
@@ -130,7 +131,8 @@ def explanation_text(document: Any) -> str:
 def status_text(status: Any) -> str:
     """``nodeagent status``."""
     sections = [_overview(status), _workers(status["workers"]), _identities(status["certificates"])]
-    sections += [_capture(status["capture"]), _egress(status.get("egress", {})), _errors(status.get("errors", ()))]
+    sections += [_capture(status["capture"]), _egress(status.get("egress", {}))]
+    sections += [_limits(status.get("limits", ())), _errors(status.get("errors", ()))]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -222,6 +224,16 @@ def _egress(egress: Mapping[str, Any]) -> str:
         )
         lines += ["refused lately:", table(("WORKLOAD", "PROTOCOL", "TO", "TIMES", "PID", "AGO"), rows)]
     return "\n".join(lines)
+
+
+def _limits(limits: Sequence[Mapping[str, Any]]) -> str:
+    """Empty where nobody used up a share."""
+    if not limits:
+        return ""
+    title = "refused because a share was used up (settings limits.*):"
+    rows = ((row["count"], row["limit"], cell(row["owner"])) for row in limits[:MAX_LIMIT_ROWS])
+    more = f"\nand {len(limits) - MAX_LIMIT_ROWS} more" if len(limits) > MAX_LIMIT_ROWS else ""
+    return title + "\n" + table(("COUNT", "LIMIT", "WHO"), rows) + more
 
 
 def _errors(errors: Sequence[Mapping[str, Any]]) -> str:

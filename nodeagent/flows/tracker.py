@@ -4,6 +4,7 @@ once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
@@ -11,17 +12,18 @@ from control.wire.discovery import Workload
 from nodeagent.flows.flow import Flow
 from nodeagent.flows.idle import IdleSweep
 from nodeagent.flows.settings import FlowSettings
+from nodeagent.limits.excess import Excess
 from nodeagent.policy.authorizer import Authorizer
 from nodeagent.policy.evaluate import Denial
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 from nodeagent.steps import Steps
 from nodeagent.telemetry.accesslog import Log
-from nodeagent.telemetry.flow import FlowRecord
+from nodeagent.telemetry.flow import FlowRecord, owner_of
 from nodeagent.telemetry.metrics import FlowMetrics
 
 MAX_FLOWS: Final = 65_536
-"""Flows that one worker carries; further connections are refused as OVERLOADED."""
+"""Flows that one worker carries, of all owners; further connections are refused as OVERLOADED."""
 FEW_FLOWS: Final = 64
 CHECKED_AT_ONCE: Final = 32
 """Flows that one step of ``recheck`` looks at."""
@@ -31,8 +33,9 @@ class Tracker:
     """The worker's flows, by the workloads at their ends. ``clock`` is wall time in seconds."""
 
     def __init__(
-        self, state: NodeState, authorizer: Authorizer, metrics: FlowMetrics, log: Log, clock: Callable[[], float]
-    ) -> None:
+        self, state: NodeState, authorizer: Authorizer, metrics: FlowMetrics, log: Log, clock: Callable[[], float],
+        excess: Excess | None = None,
+    ) -> None:  # fmt: skip
         self._state = state
         self._authorizer = authorizer
         self._metrics = metrics
@@ -42,6 +45,8 @@ class Tracker:
         self._idle = IdleSweep(self.settings)
         self._next_id = 0
         self._flows: dict[int, Flow] = {}
+        self._held: Counter[str] = Counter()
+        self.excess = excess or Excess()
         self._by_workload: dict[str, set[Flow]] = {}
         self.when_empty: Callable[[], None] | None = None
         self.when_doubled: Callable[[], None] | None = None
@@ -58,10 +63,16 @@ class Tracker:
     def __len__(self) -> int:
         return len(self._flows)
 
-    @property
-    def full(self) -> bool:
-        """Whether no further flow is taken."""
-        return len(self._flows) >= MAX_FLOWS
+    def crowded(self, owner: str) -> str:
+        """Why no further flow of this owner (``owner_of``) is taken; empty if one is. Nobody may have more than its
+        share, nor more than is left for all others: so something is left for a newcomer.
+        """
+        free, held = MAX_FLOWS - len(self._flows), self._held[owner]
+        if free <= 0:
+            return f"this worker carries {MAX_FLOWS} connections and takes no further one"
+        if held < free and held < self.excess.limits.flows_per_workload:
+            return ""
+        return self.excess.refused("flows_per_workload", owner)
 
     def next_id(self) -> int:
         """A number for a new flow, unique in this worker."""
@@ -75,6 +86,7 @@ class Tracker:
     def add(self, flow: Flow) -> None:
         """A flow was decided and is being established."""
         self._flows[flow.record.flow_id] = flow
+        self._held[owner_of(flow.record)] += 1
         flow.known_by = _ends(flow.record)
         for uid in flow.known_by:
             held = self._by_workload.get(uid)
@@ -89,11 +101,13 @@ class Tracker:
         """Both ends are connected."""
         for record in (flow.record, flow.second):
             if record is not None:
+                record.established = True
                 self._metrics.opened(record)
 
     def closed(self, flow: Flow) -> None:
         """The flow is over; its records are complete but for the time."""
-        self._flows.pop(flow.record.flow_id, None)
+        if self._flows.pop(flow.record.flow_id, None) is not None:
+            self._release(owner_of(flow.record))
         if len(self._flows) < self._doubles_at // 4:
             self._doubles_at = max(FEW_FLOWS, self._doubles_at // 2)
         for uid in flow.known_by:
@@ -107,6 +121,11 @@ class Tracker:
             self.report(flow.second)
         if not self._flows and self.when_empty is not None:
             self.when_empty()
+
+    def _release(self, owner: str) -> None:
+        self._held[owner] -= 1
+        if self._held[owner] <= 0:
+            del self._held[owner]
 
     def report(self, record: FlowRecord) -> None:
         """A connection is over (or was refused before it became a flow): count it and log it."""

@@ -34,6 +34,7 @@ class Http2Connection:
         self._receive_window = CONNECTION_WINDOW
         self._owed = 0
         self._reader = FrameReader(self._control.on_frame, self._on_data, MAX_FRAME_RECEIVED)
+        self._control.hold = self._reader.hold
         self._preface_left = frames.PREFACE if role is Role.SERVER else b""
         self._greet()
 
@@ -55,6 +56,20 @@ class Http2Connection:
             data = self._take_preface(data)
         if data:
             self._reader.feed(data)
+
+    @property
+    def held(self) -> bool:
+        """Whether the peer has opened as many streams as one turn may bring: feed no more, and ``go_on`` next turn."""
+        return self._reader.held
+
+    def go_on(self) -> None:
+        """A new turn: take what was kept back. As ``receive``."""
+        self.table.new_in_turn = 0
+        self._reader.release()
+
+    def tick(self) -> None:
+        """For the owner, once a second or so: streams grow older."""
+        self.table.ticks += 1
 
     def _take_preface(self, data: Chunk) -> Chunk:
         expected = self._preface_left[: len(data)]
@@ -79,6 +94,7 @@ class Http2Connection:
             raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"stream {stream_id}: more than was granted")
         if piece:
             control.idle_frames = 0
+            stream.carried = True
             if stream.receiver is not None:
                 stream.ending = last
                 stream.receiver.data(piece)
@@ -149,6 +165,7 @@ class Http2Connection:
         """Everything to be written now, in order: headers, contents, control frames; empty if there is nothing."""
         parts = self.output.take()
         self._control.output_taken()
+        self.table.new_in_turn = 0
         if self.output.waiting and self.output.has_room:
             self.table.drain_waiting()
         return parts

@@ -16,6 +16,8 @@ from nodeagent.http2.limits import (
     MAX_IDLE_FRAMES,
     MAX_REPLIES,
     MAX_SETTINGS,
+    NEW_STREAMS_A_TURN,
+    OLD_TICKS,
 )
 from nodeagent.http2.output import Output
 from nodeagent.http2.stream import Headers, Stream
@@ -26,6 +28,8 @@ class ControlFrames:
     """The half of a connection that reads control frames."""
 
     def __init__(self, table: StreamTable, output: Output, blocks: HeaderBlocks, owner: ConnectionOwner) -> None:
+        self.hold: Callable[[], None] = lambda: None
+        """Stops the reader after the current frame."""
         self._table = table
         self._output = output
         self._blocks = blocks
@@ -96,7 +100,12 @@ class ControlFrames:
             stream.receiver.reset(code)
 
     def _count_early_reset(self, stream: Stream) -> None:
-        if self._table.role is Role.SERVER and not stream.answer_seen:
+        table = self._table
+        if table.role is not Role.SERVER:
+            return
+        if not stream.carried and table.ticks - stream.born < OLD_TICKS and not table.resets.spend():
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams, sends nothing and resets them")
+        if not stream.answer_seen:
             self._early_resets += 1
             if self._early_resets > MAX_EARLY_RESETS:
                 raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams only to reset them")
@@ -145,6 +154,8 @@ class ControlFrames:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
         elif not table.accept(stream_id, headers, ended=self._block_ends):
             self.reply(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+        elif table.new_in_turn >= NEW_STREAMS_A_TURN:
+            self.hold()
 
     def _is_trailers(self, headers: Headers) -> bool:
         return self._block_ends and not any(name.startswith(":") for name, _ in headers)

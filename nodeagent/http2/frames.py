@@ -135,6 +135,17 @@ class FrameReader:
         self._padding_left = 0
         self._data_stream = 0
         self._data_ends = False
+        self.held = False
+        """Whether what is left waits for ``release``."""
+
+    def hold(self) -> None:
+        """For a handler: read no further frame until ``release``. What has been fed is kept."""
+        self.held = True
+
+    def release(self) -> None:
+        """Go on with what has been kept."""
+        self.held = False
+        self.feed(b"")
 
     def feed(self, data: Chunk) -> None:
         """Take bytes as they come. Raises PeerError on what cannot be a frame here.
@@ -145,7 +156,7 @@ class FrameReader:
             data = self._rest + data
             self._rest = b""
         position, size = 0, len(data)
-        while True:
+        while not self.held:
             if self._data_left or self._padding_left:
                 position = self._continue_data(data, position, size)
                 if position == size:

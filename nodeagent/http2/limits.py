@@ -30,3 +30,11 @@ MAX_IDLE_FRAMES: Final = 1024
 MAX_EARLY_RESETS: Final = 512
 """Requests in excess of answered ones that a peer may open and reset at once, or make us reset at once by its mistakes
 (rapid reset, CVE-2023-44487; "made you reset", CVE-2025-8671)."""
+MAX_EMPTY_RESETS: Final = 512
+"""Streams on which the peer sent nothing and that it may reset, answered or not, before they are two ticks old."""
+EMPTY_RESETS_A_SECOND: Final = 100
+"""So many of them are forgiven in a second."""
+OLD_TICKS: Final = 2
+"""A stream of this age counts as one that lived: how many of those there can be is bounded by ``SERVER_STREAMS``."""
+NEW_STREAMS_A_TURN: Final = 16
+"""Requests that are handed to the owner before the output is taken; what follows them waits for the next turn."""

@@ -44,6 +44,8 @@ class Stream:
     __slots__ = (
         "_gone",
         "answer_seen",
+        "born",
+        "carried",
         "closed",
         "end_wanted",
         "ending",
@@ -77,6 +79,10 @@ class Stream:
         self.remote_ended = False
         self.closed = False
         self.answer_seen = False  # client: the answer arrived; server: it was sent
+        self.carried = False
+        """Whether the peer has sent bytes on it."""
+        self.born = 0
+        """The tick of the connection in which it was opened."""
 
     def send(self, data: Chunk) -> bool:
         """Send bytes. False: some of them wait for room, stop the source until ``writable`` is called.

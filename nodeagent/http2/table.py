@@ -9,6 +9,7 @@ from typing import Protocol
 from nodeagent.http2.errors import LocalError
 from nodeagent.http2.limits import CLIENT_STREAMS, LAST_STREAM_ID, MAX_CONTROL_WAITING, SERVER_STREAMS
 from nodeagent.http2.output import Output
+from nodeagent.http2.resets import ResetBudget
 from nodeagent.http2.stream import Headers, Stream
 from nodeagent.http2.windows import WindowBudget
 
@@ -58,6 +59,11 @@ class StreamTable:
         """We take no more streams."""
         self.last_peer_stream = 0
         self.budget = budget
+        self.resets = ResetBudget()
+        """What is left to the peer; the owner may put another in its place."""
+        self.ticks = 0
+        self.new_in_turn = 0
+        """Streams that the peer opened since output was taken last."""
         self._owner = owner
         self._output = output
         self._next = 1
@@ -89,11 +95,13 @@ class StreamTable:
             return False
         stream = self._new(stream_id)
         stream.remote_ended = ended
+        self.new_in_turn += 1
         self._owner.stream_opened(stream, headers, ended=ended)
         return True
 
     def _new(self, stream_id: int) -> Stream:
         stream = Stream(self._output, self.budget, stream_id, self.peer_first_window, self._gone)
+        stream.born = self.ticks
         self.streams[stream_id] = stream
         return stream
 

@@ -73,7 +73,8 @@ class HostCapture:
         return NodeSplice.open(capture.pin_dir, capture.cgroup_root, config.kill_switch, config.clear_switch)
 
     def _open_log(self) -> Log:
-        return open_log(self._config.access_log, asyncio.get_running_loop().call_soon, self._config.cluster)
+        config = self._config
+        return open_log(config.access_log, asyncio.get_running_loop().call_soon, config.cluster, config.limits)
 
     @property
     def pin_dir(self) -> str:

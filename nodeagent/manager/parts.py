@@ -8,6 +8,7 @@ from nodeagent.client.follow import Follower
 from nodeagent.client.session import Session
 from nodeagent.config import Config
 from nodeagent.lifecycle import Lifecycle
+from nodeagent.limits.excess import Excess
 from nodeagent.manager.discovery import Discovery
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
@@ -34,5 +35,7 @@ class Parts:
     supervisor: Supervisor
     membership: Membership
     keeper: SvidKeeper
+    excess: Excess
+    """Who used up a share of what the manager has."""
     session: Session
     follower: Follower

@@ -1,4 +1,4 @@
-"""Listeners: of the event loop for tunnels, of the worker's ``Poller`` for applications."""
+"""Listeners on the worker's ``Poller``: for applications, and for tunnels, whose peers cross the ``Threshold``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 import struct
-from asyncio import AbstractEventLoop, BaseProtocol, Server
+from asyncio import BaseProtocol
 from collections.abc import Callable, Sequence
 from select import EPOLLIN
 from typing import Any, Final, Protocol
@@ -23,6 +23,7 @@ from nodeagent.net.sockets import (
     unpaced_at_first,
     within_node,
 )
+from nodeagent.net.threshold import Arrival, Threshold
 from nodeagent.net.transport import SocketTransport
 
 BACKLOG: Final = 4096
@@ -42,7 +43,7 @@ _log = logging.getLogger("nodeagent.net")
 
 
 class Listener(Protocol):
-    """What is listened on: an ``asyncio.Server``, or an ``AppListener``."""
+    """What is listened on."""
 
     @property
     def sockets(self) -> Sequence[Any]:
@@ -56,12 +57,13 @@ class ListenError(OSError):
     """A port could not be opened; the message names it and says what to do."""
 
 
-async def listen(
-    loop: AbstractEventLoop,
-    factory: Callable[[], BaseProtocol],
+def listen_for_tunnels(
+    poller: Poller,
+    threshold: Threshold,
+    make_protocol: Callable[[Arrival], BaseProtocol],
     address: SocketAddress,
     inside: Namespace | None = None,
-) -> Server:
+) -> TunnelListener:
     """Open a listener for tunnels that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack.
 
     ``inside`` another network namespace than the agent's own it need not have the address yet: its loopback interface
@@ -71,9 +73,9 @@ async def listen(
     try:
         unpaced_at_first(listener)
         _bind(listener, address, inside)
-        server = await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+        listener.listen(BACKLOG)
         no_early_connections(listener)
-        return server
+        return TunnelListener(poller, listener, threshold, make_protocol)
     except OSError as error:
         raise _cannot_listen(listener, address, error) from error
 
@@ -86,8 +88,8 @@ def listen_for_apps(
     *,
     near: bool = False,
 ) -> AppListener:
-    """As ``listen``, for connections of applications: closing one resets it until its orderly end. ``near``: all of
-    them are on this node.
+    """As ``listen_for_tunnels``, for connections of applications: closing one resets it until its orderly end.
+    ``near``: all of them are on this node.
     """
     listener = make(address, inside)
     try:
@@ -118,14 +120,13 @@ def _cannot_listen(listener: socket.socket, address: SocketAddress, error: OSErr
     return ListenError(error.errno or 0, f"cannot listen on {address}: {what}; free the port or configure another")
 
 
-class AppListener:
-    """Accepts connections of applications, as many at a time as there are and others can wait for."""
+class Acceptor:
+    """Accepts connections, as many at a time as there are and others can wait for."""
 
-    def __init__(self, poller: Poller, listener: socket.socket, factory: Callable[[], BaseProtocol]) -> None:
+    def __init__(self, poller: Poller, listener: socket.socket) -> None:
         self._poller = poller
         self._listener = listener
         self._family = listener.family
-        self._factory = factory
         self._descriptor = listener.fileno()
         poller.add(self._descriptor, self, EPOLLIN)
 
@@ -151,12 +152,8 @@ class AppListener:
             self._welcome(accepted, peername)
 
     def _welcome(self, accepted: socket.socket, peername: Any) -> None:
-        try:
-            transport = SocketTransport(self._poller, accepted, self._factory(), peername)
-        except BaseException:
-            accepted.close()
-            raise
-        transport.start()
+        """Whoever waited is ours to serve, and to close."""
+        raise NotImplementedError
 
     def _take(self) -> tuple[socket.socket, Any]:
         """``accept`` without its questions about what is known."""
@@ -193,6 +190,37 @@ class AppListener:
 
     def bury(self) -> None:
         """Never doomed."""
+
+
+class AppListener(Acceptor):
+    """Of applications: each gets its protocol at once."""
+
+    def __init__(self, poller: Poller, listener: socket.socket, factory: Callable[[], BaseProtocol]) -> None:
+        self._factory = factory
+        super().__init__(poller, listener)
+
+    def _welcome(self, accepted: socket.socket, peername: Any) -> None:
+        try:
+            transport = SocketTransport(self._poller, accepted, self._factory(), peername)
+        except BaseException:
+            accepted.close()
+            raise
+        transport.start()
+
+
+class TunnelListener(Acceptor):
+    """Of tunnels."""
+
+    def __init__(
+        self, poller: Poller, listener: socket.socket, threshold: Threshold,
+        make_protocol: Callable[[Arrival], BaseProtocol],
+    ) -> None:  # fmt: skip
+        self._threshold = threshold
+        self._make_protocol = make_protocol
+        super().__init__(poller, listener)
+
+    def _welcome(self, accepted: socket.socket, peername: Any) -> None:
+        self._threshold.arrive(accepted, peername, self._make_protocol)
 
 
 def spread(server: Listener, workers: int) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
+from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.flows.flow import Flow
@@ -16,11 +17,15 @@ from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.limits import LAST_STREAM_ID
+from nodeagent.http2.resets import ResetBudget
 from nodeagent.http2.stream import Headers, Stream
 from nodeagent.http2.table import Role
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
+from nodeagent.limits.crowd import Crowd
+from nodeagent.limits.owner import network_of
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.threshold import Arrival, Threshold
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
@@ -31,7 +36,11 @@ from nodeagent.tunnel.request import BadRequestError, ConnectRequest, Hostname, 
 from nodeagent.tunnel.tls import TlsSession
 
 MAX_SERVER_TUNNELS: Final = 8192
-"""Tunnels from other nodes, those in their handshake included; further ones are closed at once."""
+"""Authenticated tunnels from other nodes. Of whoever has most, one that carries nothing gives way to a newcomer."""
+MAX_RESET_BUDGETS: Final = 1024
+"""Peers whose resets are remembered beyond the end of their tunnels."""
+_REPORTED: Final = (Reason.OVERLOADED, Reason.PROTOCOL_ERROR)
+"""Ends of an authenticated tunnel that are worth a line of their own."""
 
 
 class Inbound:
@@ -42,10 +51,46 @@ class Inbound:
         self.reach = reach
         self.tunnels: set[TunnelServer] = set()
         self.context = ChoosingContext(self._choose)
+        self.excess = services.tracker.excess
+        self.threshold = Threshold(services.poller, services.tasks, self.excess, self._turned_away)
+        self.peers: Crowd[TunnelServer] = Crowd(MAX_SERVER_TUNNELS, self.excess.limits.tunnels_per_peer)
+        self._resets: dict[tuple[str, str], ResetBudget] = {}
+        self._ticked = services.tasks.loop.time()
 
-    def tunnel(self, home: Namespace | None = None) -> TunnelServer:
+    def tunnel(self, home: Namespace | None, arrival: Arrival) -> TunnelServer:
         """The protocol of a connection that was accepted in this network namespace (None: the agent's own)."""
-        return TunnelServer(self, home)
+        return TunnelServer(self, home, arrival)
+
+    def admit(self, tunnel: TunnelServer, owner: str, identity: str) -> str:
+        """Count an authenticated tunnel against its peer; why it is one too many, empty if it is not."""
+        peers = self.peers
+        if peers.full or peers.used_up(owner):
+            idle = peers.gives_way(owner, lambda other: not other.connection.streams)
+            limit = "tunnels_per_peer"
+            if idle is None:
+                return self.excess.refused(limit, owner)
+            idle.give_way(self.excess.refused(limit, owner if peers.used_up(owner) else peers.heaviest))
+        peers.enter(tunnel, owner)
+        budget = self._resets.get((owner, identity))
+        if budget is None:
+            budget = self._resets[owner, identity] = ResetBudget()
+        tunnel.connection.table.resets = budget
+        return ""
+
+    def _turned_away(self, remote: SocketAddress | None, local: SocketAddress | None, reason: Reason, why: str) -> None:
+        """A connection ended before it was a tunnel."""
+        tracker = self.services.tracker
+        record = FlowRecord.begin(tracker, Reporter.DESTINATION, (None, remote), (None, local))
+        record.tunnel_address = local
+        tracker.report(record.refused(reason, f"tunnel refused: {why}"))
+
+    def _refill(self, now: float) -> None:
+        passed, self._ticked = now - self._ticked, now
+        for budget in self._resets.values():
+            budget.refill(passed)
+        if len(self._resets) > MAX_RESET_BUDGETS:
+            used = {id(tunnel.connection.table.resets) for tunnel in self.tunnels}
+            self._resets = {k: held for k, held in self._resets.items() if not held.whole or id(held) in used}
 
     def _choose(self, tls: SSL.Connection, name: str | None) -> SSL.Context | None:
         tunnel: TunnelServer = tls.get_app_data()  # set in TunnelServer.make_tls
@@ -87,6 +132,8 @@ class Inbound:
         """See ``TunnelEnd.tick``."""
         for tunnel in tuple(self.tunnels):
             tunnel.tick(now)
+        self.threshold.tick(now)
+        self._refill(now)
 
     def drain(self) -> None:
         """Take no more streams; the tunnels close when their last one is over."""
@@ -125,11 +172,12 @@ class InboundAttempt:
 class TunnelServer(TunnelEnd):
     """The side that answers streams."""
 
-    def __init__(self, inbound: Inbound, home: Namespace | None = None) -> None:
+    def __init__(self, inbound: Inbound, home: Namespace | None, arrival: Arrival) -> None:
         services = inbound.services
         super().__init__(services.tasks.loop, Role.SERVER, "", services.budget, services.buffers)
         self._inbound = inbound
         self._services = services
+        self._arrival = arrival
         self.identity = ""
         """As whom we answered."""
         self.generation = 0
@@ -142,9 +190,8 @@ class TunnelServer(TunnelEnd):
 
     def make_tls(self) -> TlsSession:
         """As whom is decided when the peer's server name is known."""
-        if len(self._inbound.tunnels) >= MAX_SERVER_TUNNELS or self._services.drains:
-            reason = Reason.AGENT_SHUTDOWN if self._services.drains else Reason.OVERLOADED
-            self.failure = (reason, "no further tunnel is taken")
+        if self._services.drains:
+            self.failure = (Reason.AGENT_SHUTDOWN, "no further tunnel is taken")
             raise NoIdentityError(self.failure[1])
         self._inbound.tunnels.add(self)
         connection = self._inbound.context.connection()
@@ -157,6 +204,12 @@ class TunnelServer(TunnelEnd):
 
     def authenticated(self) -> None:
         """If the SVID or the bundle was replaced during the handshake, the peer is to come again."""
+        self._arrival.over()
+        if self.remote is not None and self.peer is not None:
+            crowded = self._inbound.admit(self, network_of(self.remote.ip), str(self.peer.spiffe_id))
+            if crowded:
+                self.fail(Reason.OVERLOADED, crowded)
+                return
         if self.generation != self._services.certificates.generation(self.identity):
             self.drain()
 
@@ -177,11 +230,26 @@ class TunnelServer(TunnelEnd):
             if not self._pongs_left:
                 super().drain()
 
+    def give_way(self, why: str) -> None:
+        """Another's turn has come."""
+        self.fail(Reason.OVERLOADED, why)
+
+    def abused(self) -> None:
+        """Counted against the identity that the peer proved."""
+        peer = str(self.peer.spiffe_id) if self.peer is not None else "unknown"
+        self._inbound.excess.abused("tunnel_protocol", peer, f"{peer} ({self.remote}) was told to calm down")
+
     def lost(self) -> None:
-        """Gone. A handshake that failed is reported; a tunnel's end is not a connection's."""
-        self._inbound.tunnels.discard(self)
-        if self.peer is None and self.failure is not None:
-            self._report(None, Refusal(reason=self.failure[0], detail=f"tunnel refused: {self.failure[1]}"))
+        """Gone. A handshake that failed and a peer that asks too much are reported; a tunnel's end is not a
+        connection's.
+        """
+        inbound = self._inbound
+        inbound.tunnels.discard(self)
+        inbound.peers.leave(self)
+        self._arrival.over()
+        if self.failure is not None and (self.peer is None or self.failure[0] in _REPORTED):
+            what = "refused" if self.peer is None else "ended"
+            self._report(None, Refusal(reason=self.failure[0], detail=f"tunnel {what}: {self.failure[1]}"))
 
     def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
         """Decide about a request and set it on its way, or refuse it."""
@@ -191,8 +259,11 @@ class TunnelServer(TunnelEnd):
             self._refuse(stream, None, Refusal(reason=Reason.BAD_TARGET, detail=str(error), status=400))
             return
         services = self._services
-        if services.tracker.full or self.peer is None or self.remote is None:
-            self._refuse(stream, request, Refusal(reason=Reason.OVERLOADED, detail="no further connection is taken"))
+        if self.peer is None or self.remote is None:  # cannot be: nothing is read before the handshake is done
+            self._refuse(stream, request, Refusal(reason=Reason.INTERNAL_ERROR, detail="no identity was proved"))
+            return
+        if crowded := services.tracker.crowded(str(self.peer.spiffe_id)):
+            self._refuse(stream, request, Refusal(reason=Reason.OVERLOADED, detail=crowded))
             return
         peer = (self.peer.spiffe_id, self.remote)
         plan = decide.inbound(services.state, services.node, peer, self.workload, request, services.authorizer)

@@ -25,7 +25,7 @@ from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import ExternalPlan, OutboundPlan, Refusal
 from nodeagent.state.targets import Unresolved
-from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
+from nodeagent.telemetry.flow import UNKNOWN_OWNER, FlowRecord, Reporter, Security
 from nodeagent.tunnel.pool import Pool
 
 if TYPE_CHECKING:
@@ -142,9 +142,12 @@ class Outbound:
             leg.transport = None  # it is not a flow: whoever answers for names has it from now on
             self.resolver(transport, captured, leg.home)
             return
-        if services.tracker.full or services.drains:
+        uid = self._enrolled.get(captured.cgroup_id, UNKNOWN_OWNER)
+        if services.drains or (crowded := services.tracker.crowded(uid)):
             reason = Reason.AGENT_SHUTDOWN if services.drains else Reason.OVERLOADED
-            self._refuse(leg, source, asked_for, Refusal(reason=reason, detail="no further connection is taken"))
+            detail = "no further connection is taken" if services.drains else crowded
+            refusal = Refusal(reason=reason, detail=detail, source=services.state.workload(uid))
+            self._refuse(leg, source, asked_for, refusal)
             return
         plan = decide.outbound(
             services.state,

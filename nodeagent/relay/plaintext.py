@@ -15,6 +15,7 @@ from nodeagent.flows.flow import Flow
 from nodeagent.flows.reach.local import LocalDestination
 from nodeagent.flows.reach.ways import Reach
 from nodeagent.flows.services import Services
+from nodeagent.limits.owner import network_of
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import local_address, remote_address
 from nodeagent.reasons import Reason
@@ -80,9 +81,10 @@ class Plaintext:
         elif asked_for.port == self._port:
             detail = "somebody connected to the port for plaintext itself"
             self._refuse(leg, client, asked_for, Refusal(reason=Reason.NOT_CAPTURED, detail=detail))
-        elif services.tracker.full or services.drains:
+        elif services.drains or (crowded := services.tracker.crowded(network_of(client.ip))):
             reason = Reason.AGENT_SHUTDOWN if services.drains else Reason.OVERLOADED
-            self._refuse(leg, client, asked_for, Refusal(reason=reason, detail="no further connection is taken"))
+            detail = "no further connection is taken" if services.drains else crowded
+            self._refuse(leg, client, asked_for, Refusal(reason=reason, detail=detail))
         else:
             plan = decide.plaintext(services.state, services.node, client, asked_for, services.authorizer)
             if isinstance(plan, Refusal):

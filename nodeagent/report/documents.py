@@ -55,6 +55,7 @@ class Documents:
             "workers": facts.workers_document(parts.hub, parts.workers, parts.supervisor.restarts),
             "certificates": facts.certificates_document(parts.membership, parts.keeper),
             **parts.capture.status(),
+            "limits": facts.limits_document([*self._samples.summed(), *self._samples.own()]),
             "errors": facts.errors_document(self._samples.summed()),
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 from control.codec.values import encode
 from nodeagent.config import Config
 from nodeagent.identity.rotation import Status
+from nodeagent.limits.excess import METRIC, Excess
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
 from nodeagent.manager.svids import SvidKeeper
@@ -42,6 +43,23 @@ def membership_samples(membership: Membership) -> list[GaugeSample]:
         return []
     expires = membership.credential.validity()[1].timestamp()
     return [GaugeSample(name="nodemesh_node_certificate_expiry_timestamp_seconds", labels={}, value=expires)]
+
+
+def excess_samples(excess: Excess) -> list[CounterSample]:
+    """Who exceeded a limit of the manager."""
+    return [
+        CounterSample(name=METRIC, labels={"limit": limit, "owner": owner}, value=count)
+        for (limit, owner), count in excess.counts.items()
+    ]
+
+
+def limits_document(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """Who was refused because a share was used up, most often refused first."""
+    found = [sample for sample in samples if isinstance(sample, CounterSample) and sample.name == METRIC]
+    return [
+        {"limit": sample.labels["limit"], "owner": sample.labels["owner"], "count": int(sample.value)}
+        for sample in sorted(found, key=lambda item: (-item.value, item.labels["limit"], item.labels["owner"]))
+    ]
 
 
 def errors_document(samples: Iterable[Sample]) -> list[dict[str, Any]]:

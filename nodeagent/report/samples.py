@@ -38,6 +38,7 @@ class Samples:
         restarts = CounterSample(name="nodemesh_worker_restarts_total", labels={}, value=parts.supervisor.restarts)
         samples: list[NumberSample] = [*gauges, restarts]
         samples += [*facts.svid_samples(parts.keeper), *facts.membership_samples(parts.membership)]
+        samples += facts.excess_samples(parts.excess)
         return [*samples, *parts.capture.samples()]
 
     def summed(self) -> tuple[Sample, ...]:

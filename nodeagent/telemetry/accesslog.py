@@ -1,5 +1,6 @@
 """One logfmt line for each connection that ended. Writing never blocks or fails the relay: lines beyond a bound are
-dropped and counted.
+dropped and counted. Of one source (a workload, a remote identity, an address) so many are written in a second, then one
+line with the sum: what others do cannot fill the disk. Metrics count every connection.
 
 Lines are gathered for a moment on the event loop, then handed to one thread that alone touches the file descriptor: a
 pipe that nobody reads stops that thread and nothing else. Whatever a peer can influence is escaped, so that nobody can
@@ -14,11 +15,14 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from nodeagent.telemetry.flow import FlowRecord, Reporter
+from nodeagent.limits.lines import WINDOW_SECONDS, Lines, Suppressed
+from nodeagent.limits.settings import Limits
+from nodeagent.telemetry.flow import FlowRecord, Reporter, owner_of
 
 MAX_PENDING_BYTES = 4 * 1024 * 1024
 """Lines that are not written yet; more are dropped (``dropped``)."""
@@ -37,6 +41,14 @@ _DIRECTION = {Reporter.SOURCE: "outbound", Reporter.DESTINATION: "inbound"}
 def format_line(record: FlowRecord, cluster: str = "") -> str:
     """The line of a connection, without its line end. A value that is not known is ``-``."""
     return " ".join([f"{key}={quote(str(value)) if value else '-'}" for key, value in _fields(record, cluster)])
+
+
+def format_sum(found: Suppressed) -> str:
+    """The line that stands for those of a source that were left out, without its line end."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    hint = quote("further lines of this source in one second; metrics count them all")
+    reasons = quote(found.described())
+    return f"time={now} suppressed={found.count} source={quote(found.source)} reasons={reasons} hint={hint}"
 
 
 def quote(value: str) -> str:
@@ -120,8 +132,15 @@ class AccessLog:
     ``defer`` runs a function a little later on the same thread, for example ``loop.call_soon``.
     """
 
-    def __init__(self, target: str, defer: Callable[[Callable[[], None]], object], cluster: str = "") -> None:
+    def __init__(
+        self, target: str, defer: Callable[[Callable[[], None]], object], cluster: str = "",
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         """``target``: ``stdout`` or a path; OSError if the path cannot be opened for appending."""
+        limits = limits or Limits()
+        self._established, self._refused = Lines(limits.access_lines), Lines(limits.refused_lines)
+        self._owes = False
+        """Whether there is a sum to be written."""
         self._target = target
         self._defer = defer
         self._cluster = cluster
@@ -139,6 +158,8 @@ class AccessLog:
 
     def write(self, record: FlowRecord) -> None:
         """Log the connection; never blocks, never raises."""
+        if not self._allows(record):
+            return
         try:
             line = format_line(record, self._cluster).encode("utf-8", "backslashreplace") + b"\n"
         except Exception:  # a defect here must not take connections down; it shows in the counter
@@ -153,6 +174,16 @@ class AccessLog:
         if not self._deferred:
             self._deferred = True
             self._defer(self.flush)
+
+    def _allows(self, record: FlowRecord) -> bool:
+        with self._lock:
+            lines = self._established if record.established else self._refused
+            allowed = lines.allow(owner_of(record), record.reason.code, time.monotonic())
+            wakes = not allowed and not self._owes
+            self._owes = self._owes or wakes
+        if wakes:
+            self._queue.put(b"")
+        return allowed
 
     def flush(self) -> None:
         """Hand what was gathered to the writing thread, in chunks that other writers cannot break up."""
@@ -179,16 +210,39 @@ class AccessLog:
         self._thread.join(CLOSE_SECONDS)
 
     def _drain(self) -> None:
-        while (chunk := self._queue.get()) is not None:
+        while (chunk := self._next()) is not None:
             self._reopen_if_asked()
-            try:
-                _write_all(self._descriptor, chunk)
-            except OSError:  # disk full, reader gone: the lines are lost, and counted
-                self.dropped += chunk.count(b"\n")
+            self._put_out(chunk)
             with self._lock:
                 self._pending -= len(chunk)
+            for line in self._sums():
+                self._put_out(line)
+        for line in self._sums(last=True):
+            self._put_out(line)
         if self._descriptor != STDOUT:
             os.close(self._descriptor)
+
+    def _next(self) -> bytes | None:
+        """What to write next; empty when a sum is due."""
+        try:
+            return self._queue.get(timeout=WINDOW_SECONDS if self._owes else None)
+        except queue.Empty:
+            return b""
+
+    def _put_out(self, chunk: bytes) -> None:
+        try:
+            _write_all(self._descriptor, chunk)
+        except OSError:  # disk full, reader gone: the lines are lost, and counted
+            self.dropped += chunk.count(b"\n")
+
+    def _sums(self, *, last: bool = False) -> list[bytes]:
+        with self._lock:
+            if not self._owes:
+                return []
+            now = time.monotonic()
+            over = [*self._refused.sums(now, last=last), *self._established.sums(now, last=last)]
+            self._owes = self._refused.owing or self._established.owing
+        return [format_sum(found).encode("utf-8", "backslashreplace") + b"\n" for found in over]
 
     def _reopen_if_asked(self) -> None:
         if not self._reopen.is_set() or self._descriptor == STDOUT:
@@ -200,9 +254,11 @@ class AccessLog:
             self._descriptor = fresh
 
 
-def open_log(target: str, defer: Callable[[Callable[[], None]], object], cluster: str = "") -> Log:
+def open_log(
+    target: str, defer: Callable[[Callable[[], None]], object], cluster: str = "", limits: Limits | None = None
+) -> Log:
     """The access log for the setting ``access_log``: ``stdout``, ``off`` or a path (OSError if it cannot be opened)."""
-    return NoLog() if target == "off" else AccessLog(target, defer, cluster)
+    return NoLog() if target == "off" else AccessLog(target, defer, cluster, limits)
 
 
 def _open(target: str) -> int:

@@ -28,6 +28,8 @@ HELP = {
     "nodemesh_errors_total": "Connections and tunnels that ended with an error, by reason and whose move it is.",
     "nodemesh_metric_series_dropped_total": "Connections not counted because a worker held too many series.",
     "nodemesh_dns_messages_total": "DNS messages of workloads by what became of them.",
+    "nodemesh_limit_refusals_total": "What was refused because its owner had used up a share, by limit and owner.",
+    "nodemesh_unproved_connections": "Connections to the tunnel port that have proved no identity yet.",
     "nodemesh_access_log_dropped_total": "Access log lines lost because they could not be written fast enough.",
     "nodemesh_capture_total": "What the BPF programs did with connections, by reason.",
     "nodemesh_egress_total": "Connections and datagrams of workloads out of the mesh, by protocol, allowed or refused.",

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import AppProtocol, Service, Workload
+from nodeagent.limits.owner import network_of
 from nodeagent.reasons import Reason
+
+UNKNOWN_OWNER: Final = "unknown"
 
 
 class Reporter(StrEnum):
@@ -69,6 +72,8 @@ class FlowRecord:
     detail: str = ""
     """What exactly happened, in words, where the reason alone does not tell."""
     trace_parent: str = ""
+    established: bool = False
+    """Whether both ends were connected."""
 
     @staticmethod
     def begin(
@@ -106,3 +111,14 @@ class FlowRecord:
         """This record, of a connection that is refused."""
         self.reason, self.detail = reason, detail
         return self
+
+
+def owner_of(record: FlowRecord) -> str:
+    """Whom a connection counts against: at its source the workload (uid), at its destination the identity that TLS
+    proved; else the network of the client's address.
+    """
+    if record.reporter is Reporter.SOURCE and record.source is not None:
+        return record.source.uid
+    if record.source_principal is not None:
+        return record.source_principal
+    return network_of(record.source_address.ip) if record.source_address is not None else UNKNOWN_OWNER

@@ -20,6 +20,7 @@ from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.openssl import TlsClosedError, TlsError
 from nodeagent.identity.spiffe import PeerCertificateError, PeerIdentity
 from nodeagent.identity.tlsctx import authenticate
+from nodeagent.limits.records import SOURCE
 from nodeagent.net.sockets import descriptor_of, local_address, paced_if_far, remote_address, write_now
 from nodeagent.reasons import Reason
 from nodeagent.tunnel.tls import TlsBuffers, TlsSession
@@ -91,6 +92,9 @@ class TunnelEnd(BufferedProtocol):
     def authenticated(self) -> None:
         """``peer`` is set."""
 
+    def abused(self) -> None:
+        """The peer asked for more than a bound allows; the tunnel ends."""
+
     def lost(self) -> None:
         """The tunnel is gone; ``failure`` says why. The streams were told."""
 
@@ -120,10 +124,30 @@ class TunnelEnd(BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Ciphertext arrived."""
         self._heard = self.loop.time()
+        self._read(nbytes)
+        if self.connection.held and self.transport is not None and not self.closed:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Others have had their turn since the peer opened many streams at once: take the next of them."""
+        self._read(0)
+        if self.closed or self.transport is None:
+            return
+        if self.connection.held:
+            self.loop.call_soon(self._go_on)
+        else:
+            self.transport.resume_reading()
+
+    def _read(self, nbytes: int) -> None:
+        """Take so much ciphertext; 0: what was kept back. What is wrong with it ends this tunnel and no other."""
         tls, connection = self.tls, self.connection
         if tls is None or self.closed:
             return
         try:
+            if not nbytes:
+                connection.go_on()
+                return
             tls.feed(self.buffers.ciphertext[:nbytes])
             if self.peer is None:
                 self._go_on_with_handshake(tls)
@@ -139,7 +163,7 @@ class TunnelEnd(BufferedProtocol):
         except PeerCertificateError as error:
             self.fail(Reason.IDENTITY_MISMATCH, str(error))
         except Exception as error:  # a defect must not take the worker's other tunnels along
-            _log.exception("defect while reading a tunnel from %s", self.remote)
+            _log.exception("defect while reading a tunnel from %s", self.remote, extra={SOURCE: self.remote})
             self.fail(Reason.INTERNAL_ERROR, repr(error))
 
     def _over(self) -> bool:
@@ -166,6 +190,8 @@ class TunnelEnd(BufferedProtocol):
         return Reason.TUNNEL_LOST if self.settled_once else Reason.TLS_FAILURE
 
     def _end_with_goaway(self, error: PeerError) -> None:
+        if error.code is ErrorCode.ENHANCE_YOUR_CALM:
+            self.abused()
         self.connection.go_away(ErrorCode(error.code), str(error))
         self.flush()
         self.fail(Reason.PROTOCOL_ERROR, str(error))
@@ -254,7 +280,8 @@ class TunnelEnd(BufferedProtocol):
     def draining(self, code: int, text: str) -> None:
         """The peer takes no more streams."""
         if code != ErrorCode.NO_ERROR:
-            _log.warning("tunnel %s: the peer goes away with code %d %r", self.remote, code, text[:200])
+            what = "tunnel %s: the peer goes away with code %d %r"
+            _log.warning(what, self.remote, code, text[:200], extra={SOURCE: self.remote})
         self.close_if_unused()
 
     def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
@@ -295,7 +322,8 @@ class TunnelEnd(BufferedProtocol):
         self.fail(Reason.OK, "drained")
 
     def tick(self, now: float) -> None:
-        """Called every few seconds: handshake, ping and idle bounds."""
+        """Called every second or so: handshake, ping and idle bounds."""
+        self.connection.tick()
         if self.peer is None:
             if now - self._began > HANDSHAKE_SECONDS:
                 self.fail(Reason.TLS_FAILURE, f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nodeagent import channel
 from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.services import Services
+from nodeagent.limits.excess import METRIC
 from nodeagent.reasons import Reason
 from nodeagent.relay.departures import Departures
 from nodeagent.relay.inbound import Inbound
@@ -60,6 +61,7 @@ class Carrier:
         """No further connection is accepted."""
         self.listeners.close()
         self.inhabited.close()
+        self.inbound.threshold.close()
 
     def abort(self) -> None:
         """Accept nothing more and reset what is open: the worker stops at once."""
@@ -100,6 +102,9 @@ class Carrier:
         metrics.gauge("nodemesh_worker_tasks", len(services.tasks))
         metrics.gauge("nodemesh_tunnels", len(self.outbound.pool), direction="outbound")
         metrics.gauge("nodemesh_tunnels", len(self.inbound.tunnels), direction="inbound")
+        metrics.gauge("nodemesh_unproved_connections", len(self.inbound.threshold))
+        for (limit, owner), count in services.tracker.excess.counts.items():
+            metrics.counter(METRIC, count, limit=limit, owner=owner)
         if services.splicing is not None:
             metrics.gauge("nodemesh_spliceable_flows", len(services.splicing))
             for operation, count in services.splicing.failures.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, BaseProtocol
+from asyncio import BaseProtocol
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nodeagent.capture.inbound import SteerTable
 from nodeagent.dns.io.service import DnsService
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import Namespace, own
-from nodeagent.net.accepting import Listener, ListenError, listen, listen_for_apps, spread
+from nodeagent.net.accepting import Listener, ListenError, listen_for_apps, listen_for_tunnels, spread
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import make_inside
 from nodeagent.relay.inbound import Inbound
@@ -47,8 +47,7 @@ class Doors:
 class Listeners:
     """Of one worker in one namespace: the agent's own, or that of a workload."""
 
-    def __init__(self, loop: AbstractEventLoop, poller: Poller) -> None:
-        self._loop = loop
+    def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._servers: list[Listener] = []
         self._workers = 1
@@ -92,12 +91,17 @@ class Listeners:
             self._add(server)
         return opened
 
-    async def open_tunnels(
+    def open_tunnels(
         self, inbound: Inbound, addresses: Iterable[str], port: int, inside: Namespace | None = None
     ) -> None:
         """Where other agents connect. ListenError."""
         for ip in addresses:
-            self._add(await listen(self._loop, lambda: inbound.tunnel(inside), SocketAddress(ip, port), inside))
+            address = SocketAddress(ip, port)
+            self._add(
+                listen_for_tunnels(
+                    self._poller, inbound.threshold, lambda arrival: inbound.tunnel(inside, arrival), address, inside
+                )
+            )
         self._tunnels = True
 
     async def open_inside(self, namespace: Namespace, doors: Doors) -> str:
@@ -117,7 +121,7 @@ class Listeners:
         if not self._tunnels:
             everywhere = "::" if HOST_HAS_IPV6 else "0.0.0.0"
             try:
-                await self.open_tunnels(doors.inbound, (everywhere,), doors.tunnel_port, namespace)
+                self.open_tunnels(doors.inbound, (everywhere,), doors.tunnel_port, namespace)
             except ListenError as error:
                 problems.append(f"peers that are no nodemesh agents cannot reach it: {error}")
         if doors.dns is not None and self.answers is None:

@@ -13,6 +13,7 @@ from asyncio import get_running_loop
 import uvloop
 
 from nodeagent.compiled.finder import INTERPRETED
+from nodeagent.limits.records import bounded_handler
 from nodeagent.worker.process import die_with_parent, keep_freed_memory, raise_descriptor_limit
 from nodeagent.worker.worker import Worker
 
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None, interpreted_because: str = "") -> int:
     keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # meant for the manager, which drains us over the channel
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker %(process)d %(message)s")
+    log_format = "%(asctime)s %(levelname)s worker %(process)d %(message)s"
+    logging.basicConfig(level=logging.INFO, format=log_format, handlers=[bounded_handler()])
     if interpreted_because:
         logging.getLogger("nodeagent.worker").warning("runs interpreted, which costs more: %s", interpreted_because)
     return uvloop.run(run(options.channel_fd))

@@ -131,7 +131,7 @@ class Inhabited:
         return place.opened and not place.problem
 
     def _enter(self, entry: NamespaceEntry) -> _Place:
-        place = _Place(None, Listeners(self._loop, self._poller))
+        place = _Place(None, Listeners(self._poller))
         place.listeners.spread(self._workers)
         try:
             place.namespace = _opened(entry)

@@ -29,6 +29,7 @@ from nodeagent.flows.splicing import Splicing
 from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import SvidStore
+from nodeagent.limits.excess import Excess
 from nodeagent.loader.errors import LoaderError
 from nodeagent.namespaces.handle import current_cookie
 from nodeagent.namespaces.peer import is_held
@@ -44,6 +45,7 @@ from nodeagent.splice.port import SplicePort
 from nodeagent.splice.splicer import Splicer
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log
+from nodeagent.telemetry.flow import UNKNOWN_OWNER
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
 from nodeagent.worker.listeners import HOST_HAS_IPV6, Doors, Listeners
@@ -70,14 +72,15 @@ class Known:
 def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
     """Everything but the listeners. LoaderError if the kernel's maps cannot be opened."""
     authorizer = Authorizer(known.state)
-    tracker = Tracker(known.state, authorizer, known.metrics, log, time.time)
+    excess = Excess(start.limits, known.loop.time, lambda told: _log.warning("limit: %s", told))
+    tracker = Tracker(known.state, authorizer, known.metrics, log, time.time, excess)
     services = Services(
         node=start.node, tasks=known.tasks, poller=known.poller, state=known.state, authorizer=authorizer,
         tracker=tracker, certificates=known.certificates, budget=WindowBudget(),
         splicing=_splicing(start, known.loop, tracker),
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None, homes=known.inhabited,
     )  # fmt: skip
-    dns = _dns(start, known)
+    dns = _dns(start, known, excess)
     reach = Reach(services, Balancer(SystemRandom()))
     reach.external.lookup = NameLookup(Resolvers(Path(start.resolv_conf)).ask, known.loop.time, known.tasks.spawn)
     inbound = Inbound(services, reach)
@@ -90,7 +93,7 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         services=services,
         outbound=outbound,
         inbound=inbound,
-        listeners=Listeners(known.loop, known.poller),
+        listeners=Listeners(known.poller),
         inhabited=known.inhabited,
         departures=Departures(tracker, lambda: inbound.tunnels, is_held),
         dns=dns,
@@ -110,7 +113,7 @@ async def open_listeners(
             carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
     if carrier.dns is not None:
         await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
-    await carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
+    carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
     doors = Doors(
         outbound=carrier.outbound, outbound_port=start.outbound_port, inbound=carrier.inbound,
         tunnel_port=start.tunnel_port, dns=carrier.dns, plaintext=plaintext,
@@ -123,7 +126,7 @@ def _captured(start: channel.Start) -> OriginalDestinations:
     return FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
 
 
-def _dns(start: channel.Start, known: Known) -> DnsService | None:
+def _dns(start: channel.Start, known: Known, excess: Excess) -> DnsService | None:
     if not start.dns_port or not start.pin_dir:
         return None
     askers = AskerTable(Path(start.pin_dir))
@@ -132,7 +135,10 @@ def _dns(start: channel.Start, known: Known) -> DnsService | None:
         asker = askers.find(cookie, port, slot, v6)
         return Asking(asker.resolver, asker.cgroup_id) if asker is not None else None
 
-    desk = Desk(known.loop, known.state, _confinement(known))
+    desk = Desk(
+        known.loop, known.state, _confinement(known),
+        workload_of=lambda cgroup_id: known.enrolled.get(cgroup_id, UNKNOWN_OWNER), excess=excess,
+    )  # fmt: skip
     return DnsService(desk, start.dns_port, find, known.tasks.spawn, orderly_close)
 
 

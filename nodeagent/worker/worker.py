@@ -230,7 +230,7 @@ class Worker(Protocol):
         self._start = start
         try:
             logging.getLogger().setLevel(start.log_level.upper())
-            self._log = open_log(start.access_log, self.loop.call_soon, start.cluster)
+            self._log = open_log(start.access_log, self.loop.call_soon, start.cluster, start.limits)
             known = Known(
                 loop=self.loop, tasks=self.tasks, poller=self.poller, state=self.state,
                 certificates=self.certificates, enrolled=self.enrolled, inhabited=self.inhabited,

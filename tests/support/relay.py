@@ -32,7 +32,7 @@ from nodeagent.flows.tracker import Tracker
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.keys import load_svid
 from nodeagent.identity.store import SvidStore
-from nodeagent.net.accepting import Listener, listen, listen_for_apps
+from nodeagent.net.accepting import Listener, listen_for_apps, listen_for_tunnels
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
 from nodeagent.policy.authorizer import Authorizer
@@ -139,9 +139,11 @@ class Node:
         self._servers: list[Listener] = []
 
     async def start(self, ip: str) -> None:
-        loop = asyncio.get_running_loop()
         outbound = listen_for_apps(self.services.poller, self.outbound.leg, SocketAddress(ip, 0))
-        inbound = await listen(loop, self.inbound.tunnel, SocketAddress(ip, 0))
+        inbound = listen_for_tunnels(
+            self.services.poller, self.inbound.threshold, lambda arrival: self.inbound.tunnel(None, arrival),
+            SocketAddress(ip, 0),
+        )  # fmt: skip
         self._servers = [outbound, inbound]
         self.outbound_port = outbound.sockets[0].getsockname()[1]
         self.tunnel_port = inbound.sockets[0].getsockname()[1]

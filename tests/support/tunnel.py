@@ -145,6 +145,8 @@ class End:
         """The peer's octets."""
         for piece in data:
             self.connection.receive(piece)
+            while self.connection.held:
+                self.connection.go_on()
 
 
 class Pair:

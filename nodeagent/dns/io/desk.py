@@ -7,19 +7,34 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, AddressFamily, socket
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Verdict, decide
+from nodeagent.limits.crowd import Crowd
+from nodeagent.limits.excess import Excess
 from nodeagent.state.view import NodeState
 
 MAX_PENDING: Final = 1024
-"""Questions of one worker that wait for a resolver; the next are answered SERVFAIL."""
+"""Questions of one worker that wait for a resolver. Of whoever has most, the oldest is answered SERVFAIL for the next;
+who has used up its share is answered so itself."""
+MAX_STREAMS: Final = 1024
+"""TCP connections to resolvers; of whoever has most, the oldest is closed for the next."""
 QUERY_SECONDS: Final = 10.0
 """How long a resolver may take: longer than clients wait (glibc: 5 s), so that they and not we give up."""
 
 MakeSocket = Callable[[AddressFamily, int], socket]
 """(family, type and flags) -> a socket in the network namespace of who asks."""
+
+
+class Waiting(Protocol):
+    """A question on its way, or a connection of who asks."""
+
+    def __hash__(self) -> int:
+        """By identity."""
+
+    def give_way(self) -> None:
+        """End it: another's turn has come."""
 
 
 class Asking(NamedTuple):
@@ -38,9 +53,18 @@ class Desk:
     state: NodeState
     confined: Callable[[int], bool]
     """Whether the processes of an enrolled cgroup may reach only what the registry names; asked at each message."""
+    workload_of: Callable[[int], str] = str
+    """The uid of the workload of an enrolled cgroup, or any other name for it: who a share belongs to."""
+    excess: Excess = field(default_factory=Excess)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(protocol, outcome) -> messages."""
-    pending: int = 0
+    pending: Crowd[Waiting] = field(init=False)
+    streams: Crowd[Waiting] = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.excess.limits
+        self.pending = Crowd(MAX_PENDING, limits.dns_questions_per_workload)
+        self.streams = Crowd(MAX_STREAMS, limits.dns_connections_per_workload)
 
     def decide(self, message: bytes, protocol: str, cgroup_id: int) -> Verdict:
         """What becomes of a message of that cgroup."""

@@ -104,7 +104,24 @@ class DnsStream(Protocol):
         """Accepted."""
         self._client = cast(Transport, transport)
         self._client.set_write_buffer_limits(high=2 * MAX_MESSAGE_BYTES)
+        self._enter()
         self._rest()
+
+    def _enter(self) -> None:
+        """Where the workload has its share of connections its oldest one ends."""
+        streams, excess = self._desk.streams, self._desk.excess
+        workload = self._desk.workload_of(self._cgroup_id)
+        oldest = streams.gives_way(workload)
+        if oldest is not None:
+            whose = workload if streams.used_up(workload) else streams.heaviest
+            excess.refused("dns_connections_per_workload", whose)
+            self._desk.count(TCP, "overloaded")
+            oldest.give_way()
+        streams.enter(self, workload)
+
+    def give_way(self) -> None:
+        """Another's turn has come."""
+        self.finish()
 
     def data_received(self, data: bytes) -> None:
         """Questions."""
@@ -159,6 +176,7 @@ class DnsStream(Protocol):
 
     def finish(self) -> None:
         """Close both connections; what was written is sent still."""
+        self._desk.streams.leave(self)
         if self._idle is not None:
             self._idle.cancel()
         if self._upstream is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import MAX_PENDING, QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
+from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
 from nodeagent.dns.messages import HEADER_BYTES, MAX_MESSAGE_BYTES, failure, identifier
 
 if TYPE_CHECKING:
@@ -64,11 +64,22 @@ class DnsListener(DatagramProtocol):
             self.reply(verdict.message, addr)
         elif isinstance(verdict, Discard):
             self._desk.count(UDP, "discarded")
-        elif self._desk.pending >= MAX_PENDING:
-            self._desk.count(UDP, "overloaded")
-            self.reply(failure(data), addr)
         else:
-            _Errand(self._desk, self, data, addr, asking.resolver).start(self._make)
+            self._forward(data, addr, asking)
+
+    def _forward(self, data: bytes, addr: tuple[Any, ...], asking: Asking) -> None:
+        desk = self._desk
+        workload = desk.workload_of(asking.cgroup_id)
+        if desk.pending.used_up(workload):
+            desk.excess.refused("dns_questions_per_workload", workload)
+            desk.count(UDP, "overloaded")
+            self.reply(failure(data), addr)
+            return
+        oldest = desk.pending.gives_way(workload)
+        if oldest is not None:
+            desk.excess.refused("dns_questions_per_workload", desk.pending.heaviest)
+            oldest.give_way()
+        _Errand(desk, self, data, addr, asking.resolver).start(self._make, workload)
 
     def reply(self, message: bytes, addr: tuple[Any, ...]) -> None:
         """Send to who asked."""
@@ -92,7 +103,7 @@ class _Errand:
         self._handle: socket.socket | None = None
         self._timer: TimerHandle | None = None
 
-    def start(self, make: MakeSocket) -> None:
+    def start(self, make: MakeSocket, workload: str) -> None:
         """Ask; what cannot be sent is answered at once, as the network would have."""
         try:
             handle = self._handle = open_socket(make, self._resolver, socket.SOCK_DGRAM)
@@ -102,7 +113,7 @@ class _Errand:
             _log.debug("resolver %s: %s", self._resolver, error)
             self._fail("unreachable")
             return
-        self._desk.pending += 1
+        self._desk.pending.enter(self, workload)
         self._desk.loop.add_reader(handle.fileno(), self._readable)
         self._timer = self._desk.loop.call_later(QUERY_SECONDS, self._end, "timeout")
 
@@ -120,6 +131,10 @@ class _Errand:
         self._listener.reply(answer, self._addr)
         self._end("forwarded")
 
+    def give_way(self) -> None:
+        """Another's turn has come."""
+        self._fail("overloaded")
+
     def _fail(self, outcome: str) -> None:
         self._listener.reply(failure(self._query), self._addr)
         self._end(outcome)
@@ -128,7 +143,7 @@ class _Errand:
         self._desk.count(UDP, outcome)
         if self._timer is not None:
             self._timer.cancel()
-            self._desk.pending -= 1
+            self._desk.pending.leave(self)
             if self._handle is not None:
                 self._desk.loop.remove_reader(self._handle.fileno())
         if self._handle is not None:

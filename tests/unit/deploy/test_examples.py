@@ -26,7 +26,7 @@ def test_the_example_settings_can_be_read() -> None:
 
 def test_what_is_commented_out_in_the_example_is_the_default(tmp_path: Path) -> None:
     text = (DEPLOY / "config" / "nodeagent.yaml").read_text()
-    uncommented = re.sub(r"(?m)^# (?=[a-z_]+:|  [a-z]+:)", "", text)
+    uncommented = re.sub(r"(?m)^# (?=[a-z_]+:|  [a-z_]+:)", "", text)
     assert uncommented != text
     (tmp_path / "all.yaml").write_text(uncommented)
     shown = load({}, tmp_path / "all.yaml")

@@ -41,7 +41,7 @@ class Listened(Listeners):
 @polled
 async def test_captured_connections_are_of_the_node_plaintext_comes_from_anywhere(bench: Bench) -> None:
     nobody: Any = SimpleNamespace(leg=lambda _inside: None)
-    captured, plaintext = Listened(bench.loop, bench.poller), Listened(bench.loop, bench.poller)
+    captured, plaintext = Listened(bench.poller), Listened(bench.poller)
     steers: Any = Steers()
     captured.open_captured(nobody, 0)
     plaintext.open_plaintext(nobody, 0, steers)

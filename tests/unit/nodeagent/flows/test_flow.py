@@ -310,7 +310,7 @@ async def _reset_by_server(_client: socket.socket, server: socket.socket) -> Non
 async def _until_over(mesh: Stage) -> None:
     def over() -> bool:
         nodes = (mesh.a, mesh.b)
-        watched = any(len(node.services.poller._watched) > 1 or node.services.poller._doomed for node in nodes)
+        watched = any(len(node.services.poller._watched) > 2 or node.services.poller._doomed for node in nodes)
         return not watched and not any(len(node.tracker) for node in nodes)
 
     await eventually(over)

@@ -19,7 +19,7 @@ from nodeagent.policy.evaluate import Permit
 from nodeagent.reasons import Reason
 from nodeagent.state.view import NodeState
 from nodeagent.steps import at_once
-from nodeagent.telemetry.flow import FlowRecord, Reporter
+from nodeagent.telemetry.flow import FlowRecord, Reporter, owner_of
 from nodeagent.telemetry.metrics import CLOSED, FAILED, OPENED, SENT, FlowMetrics
 from tests.support.objects import delta, gone, policy, rule, snapshot, workload
 
@@ -221,9 +221,25 @@ def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     monkeypatch.setattr(module, "MAX_FLOWS", 2)
     desk.flow()
-    assert not desk.tracker.full
+    assert desk.tracker.crowded("another") == ""
     desk.flow()
-    assert desk.tracker.full
+    assert "takes no further one" in desk.tracker.crowded("another")
+
+
+def test_nobody_has_more_than_its_share_nor_more_than_is_left_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    monkeypatch.setattr(module, "MAX_FLOWS", 10)
+    flows = [desk.flow() for _ in range(4)]
+    owner = owner_of(flows[0].record)
+    assert desk.tracker.crowded(owner) == ""
+    flows.append(desk.flow())
+    assert owner in desk.tracker.crowded(owner), "five of ten: as many as are left"
+    assert desk.tracker.crowded("another") == ""
+    assert desk.tracker.excess.counts == {("flows_per_workload", owner): 1}
+    flows[0].cut(Reason.SOURCE_RESET, "")
+    assert desk.tracker.crowded(owner) == "", "what is over is given back"
+    desk.tracker.shut_down()
+    assert desk.tracker._held == {}
 
 
 class Request(Exchange):

@@ -11,11 +11,14 @@ import pytest
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.limits import (
+    EMPTY_RESETS_A_SECOND,
     MAX_CONTROL_WAITING,
     MAX_EARLY_RESETS,
+    MAX_EMPTY_RESETS,
     MAX_IDLE_FRAMES,
     MAX_REPLIES,
     MAX_SETTINGS,
+    NEW_STREAMS_A_TURN,
 )
 from nodeagent.http2.table import Role
 from tests.support.tunnel import (
@@ -387,6 +390,7 @@ def test_resets_are_forgiven_for_requests_that_were_answered() -> None:
         server.hear(frames.headers(number + 2, REQUEST_BLOCK))
         server.connection.respond(server.receivers[number + 2].stream, OK, end=True)
         server.take()
+        server.connection.table.resets.refill(1)  # time passes
 
 
 def test_a_continuation_flood_is_bounded_by_the_size_of_the_block() -> None:
@@ -411,3 +415,48 @@ def test_a_header_bomb_is_refused_before_it_unfolds() -> None:
     assert error_of(raw_server(), frames.headers(1, bomb)) is E.ENHANCE_YOUR_CALM
     many = raw_block(*((f"x{number}", "") for number in range(1_000)))
     assert error_of(raw_server(), frames.headers(1, many)) is E.ENHANCE_YOUR_CALM
+
+
+def test_young_streams_that_carried_nothing_may_not_be_reset_too_often_although_they_were_answered() -> None:
+    server = raw_server()
+    count = 0
+    with pytest.raises(PeerError, match="sends nothing and resets them") as caught:
+        for number in range(1, 2**20, 2):
+            server.hear(frames.headers(number, REQUEST_BLOCK))
+            assert server.receivers[number].stream.answer_seen
+            server.hear(frames.rst_stream(number, 8))
+            server.take()
+            count += 1
+    assert caught.value.code is E.ENHANCE_YOUR_CALM
+    assert count == MAX_EMPTY_RESETS
+
+
+@pytest.mark.parametrize("why", ["it carried", "it lived", "time passed"])
+def test_resets_of_real_streams_are_nobodys_business(why: str) -> None:
+    server = raw_server()
+    for number in range(1, 8 * MAX_EMPTY_RESETS, 2):
+        server.hear(frames.headers(number, REQUEST_BLOCK))
+        if why == "it carried":
+            server.hear(data_frame(number, b"x"))
+        elif why == "it lived":
+            server.connection.tick()
+            server.connection.tick()
+        else:
+            server.connection.table.resets.refill(1 / EMPTY_RESETS_A_SECOND)
+        server.hear(frames.rst_stream(number, 8))
+        server.take()
+
+
+def test_many_streams_at_once_are_handed_over_a_few_in_each_turn() -> None:
+    server = raw_server()
+    many = range(1, 6 * NEW_STREAMS_A_TURN, 2)
+    server.connection.receive(b"".join(frames.headers(number, REQUEST_BLOCK) for number in many) + data_frame(1, b"x"))
+    turns = [len(server.receivers)]
+    while server.connection.held:
+        server.take()
+        server.connection.receive(b"")  # nothing of what was kept back is taken before its turn
+        assert len(server.receivers) == turns[-1]
+        server.connection.go_on()
+        turns.append(len(server.receivers))
+    assert turns == [NEW_STREAMS_A_TURN * n for n in (1, 2, 3, 3)]
+    assert server.receivers[1].received == b"x", "in the order in which it came"

@@ -8,13 +8,14 @@ import os
 import resource
 import socket
 import struct
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from control.wire.address import SocketAddress
 from nodeagent.net import accepting
-from nodeagent.net.accepting import ACCEPTED_AT_ONCE, AppListener, ListenError, listen, listen_for_apps
+from nodeagent.net.accepting import ACCEPTED_AT_ONCE, AppListener, ListenError, listen_for_apps, listen_for_tunnels
 from nodeagent.net.sockets import UNPACED
 from tests.support.polled import Bench, Recorder, congestion, polled
 from tests.support.stories import eventually
@@ -185,7 +186,8 @@ async def test_a_port_that_is_taken_is_named(bench: Bench) -> None:
     with pytest.raises(ListenError, match=f"{address.port}.*another program listens there.*free the port"):
         listen_for_apps(bench.poller, Recorder, taken)
     with pytest.raises(ListenError, match="another program listens there"):
-        await listen(bench.loop, Recorder, taken)
+        nobody: Any = None
+        listen_for_tunnels(bench.poller, nobody, nobody, taken)
 
 
 @polled

@@ -152,6 +152,7 @@ async def test_a_port_scan_leaves_one_line_and_nothing_else(mesh: Stage) -> None
 @story
 async def test_a_handshake_that_stops_is_ended_in_time(mesh: Stage) -> None:
     client = socket.create_connection(tuple(door(mesh)))
+    client.send(b"\x16")
     client.setblocking(False)
     mesh.sockets.append(client)
     await eventually(lambda: mesh.b.inbound.tunnels)
@@ -171,7 +172,8 @@ async def test_what_is_not_http2_gets_a_goaway(mesh: Stage) -> None:
         with pytest.raises(REFUSALS):
             await peer.until(lambda: False)
         assert [code for code, _ in peer.farewells] == [1]
-    assert mesh.b.log.records == []
+    (record,) = await mesh.records(mesh.b)
+    assert record.reason is Reason.PROTOCOL_ERROR and record.source_principal == CLIENT
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.wire.address import SocketAddress
+from nodeagent.limits.settings import Limits
 from nodeagent.reasons import Reason
 from nodeagent.telemetry import accesslog
 from nodeagent.telemetry.accesslog import MAX_PENDING_BYTES, AccessLog, format_line, open_log, quote
-from nodeagent.telemetry.flow import Reporter
+from nodeagent.telemetry.flow import FlowRecord, Reporter
 from tests.support.flows import STARTED, record
 
 TCP_KEYS = [
@@ -108,7 +110,7 @@ def test_lines_of_one_turn_are_handed_over_together_and_reach_the_file(tmp_path:
     turn = Turn()
     log = AccessLog(str(tmp_path / "log"), turn.defer)
     for _ in range(50):
-        log.write(record())
+        log.write(record(established=True))
     assert len(turn.calls) == 1
     turn.calls[0]()
     log.close()
@@ -126,7 +128,7 @@ def test_a_reader_that_does_not_read_costs_lines_and_nothing_else(monkeypatch: p
 
     monkeypatch.setattr(accesslog, "_write_all", stuck)
     turn = Turn()
-    log = AccessLog("stdout", turn.defer)
+    log = AccessLog("stdout", turn.defer, limits=Limits(refused_lines=10**6))
     log.write(record())
     log.flush()
     assert blocked.wait(10)
@@ -175,3 +177,45 @@ def test_lines_are_written_when_the_process_exits(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
     assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+def written(path: Path, records: list[FlowRecord], **limits: int) -> list[dict[str, str]]:
+    log = AccessLog(str(path), lambda call: None, limits=Limits(**limits))
+    for one in records:
+        log.write(one)
+    log.close()
+    return [fields(line) for line in path.read_text().splitlines()]
+
+
+def test_refusals_of_one_source_are_summed_and_other_sources_keep_their_lines(tmp_path: Path) -> None:
+    refused = [record(reason=Reason.POLICY_DENIED) for _ in range(100)]
+    stranger = record(source=None, source_principal=None, reason=Reason.NOT_CAPTURED)
+    lines = written(tmp_path / "log", [*refused, stranger], refused_lines=10)
+    sums = [line for line in lines if "suppressed" in line]
+    assert sum(line.get("reason") == "policy-denied" for line in lines) == 10
+    assert sum(line.get("reason") == "not-captured" for line in lines) == 1
+    assert sum(int(line["suppressed"]) for line in sums) == 90
+    assert {line["source"] for line in sums} == {refused[0].source.uid}
+    assert all(line["reasons"].startswith("policy-denied:") for line in sums)
+
+
+def test_connections_that_were_carried_have_lines_of_their_own(tmp_path: Path) -> None:
+    lines = written(
+        tmp_path / "log", [record(established=True) for _ in range(50)] + [record(reason=Reason.NO_ENDPOINT)] * 20,
+        refused_lines=5, access_lines=40,
+    )  # fmt: skip
+    assert sum(line.get("reason") == "ok" for line in lines) == 40
+    assert sum(line.get("reason") == "no-endpoint" for line in lines) == 5
+    assert sum(int(line.get("suppressed", 0)) for line in lines) == 10 + 15
+
+
+def test_a_sum_is_written_although_nothing_follows(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AccessLog(str(path), lambda call: call(), limits=Limits(refused_lines=1))
+    for _ in range(3):
+        log.write(record(reason=Reason.POLICY_DENIED))
+    deadline = time.monotonic() + 30
+    while "suppressed=2" not in path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    log.close()

@@ -10,6 +10,7 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from nodeagent.reasons import Reason
 from tests.support import pki
@@ -77,8 +78,9 @@ async def test_flows_wait_for_a_tunnel_again_if_one_of_several_is_lost(mesh: Sta
     async def answer() -> None:
         door.setblocking(False)
         while True:
-            accepted, _ = await mesh.loop.sock_accept(door)
-            await mesh.loop.connect_accepted_socket(mesh.b.inbound.tunnel, accepted)
+            accepted, peername = await mesh.loop.sock_accept(door)
+            inbound = mesh.b.inbound
+            inbound.threshold.arrive(accepted, peername, partial(inbound.tunnel, None))
 
     answering = asyncio.create_task(answer())
     servers = [await mesh.accept() for _ in clients]
