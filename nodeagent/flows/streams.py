@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.stream import Stream
 from nodeagent.reasons import Reason
 from nodeagent.tunnel.codes import IDLE_TIMEOUT
 
@@ -60,7 +61,7 @@ class StreamLeg:
         self.ended = False
         self.unsent = False
         """Our application ended, and the last of its bytes wait for the window."""
-        self.on_answer: Callable[[Headers], None] | None = None
+        self.on_answer: Callable[[list[Field]], None] | None = None
         self.on_reset: Callable[[int], tuple[Reason, str]] | None = None
         self._early: list[Chunk] = []
         self._credit = 0
@@ -121,10 +122,10 @@ class StreamLeg:
         elif self.peer is not None:
             self.peer.resume_reading()
 
-    def answered(self, headers: Headers) -> None:
+    def answered(self, fields: list[Field]) -> None:
         """The other node's agent answered."""
         if self.on_answer is not None:
-            self.on_answer(headers)
+            self.on_answer(fields)
 
     # --- from the flow ---
 

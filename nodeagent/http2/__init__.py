@@ -3,8 +3,9 @@ moves.
 
 Nouns: ``Http2Connection`` (connection: one connection), ``Stream`` (stream), ``StreamTable``
 (table: its streams), ``Output`` (output: what waits to be written), ``HeaderBlocks`` (blocks:
-header compression), ``ControlFrames`` (control: every frame but DATA), ``frames`` (the octets),
-``windows`` (flow control), ``headers`` (header blocks without the table), ``limits``.
+header compression), ``hpack`` (its coding and the ``Field`` that header lists are made of),
+``ControlFrames`` (control: every frame but DATA), ``frames`` (the octets), ``windows`` (flow
+control), ``headers`` (header lists as text), ``limits``.
 
 Bytes enter through ``receive`` and leave through ``take_parts``; a ``ConnectionOwner`` is told what
 happened.

@@ -15,9 +15,10 @@ from nodeagent.http2.blocks import HeaderBlocks
 from nodeagent.http2.control import ControlFrames
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.frames import Chunk, FrameReader
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import DECODER_TABLE, MAX_FRAME_RECEIVED, MAX_HEADER_LIST, SERVER_STREAMS
 from nodeagent.http2.output import Output
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import ConnectionOwner, Role, StreamTable
 from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, WindowBudget
 
@@ -130,17 +131,17 @@ class Http2Connection:
         """Client: whether ``open_stream`` may be called now."""
         return self.table.can_open
 
-    def open_stream(self, headers: Headers) -> Stream:
+    def open_stream(self, fields: list[Field]) -> Stream:
         """Client: open a stream with this request; bytes may follow without waiting for the answer."""
         stream = self.table.open()
-        self.output.put(frames.headers(stream.id, self._blocks.encode(headers)))
+        self.output.put(frames.headers(stream.id, self._blocks.encode(fields)))
         return stream
 
-    def respond(self, stream: Stream, headers: Headers, *, end: bool = False) -> None:
+    def respond(self, stream: Stream, fields: list[Field], *, end: bool = False) -> None:
         """Server: answer the request of a stream; with ``end`` nothing follows."""
         if stream.closed or stream.local_ended:
             return
-        self.output.put(frames.headers(stream.id, self._blocks.encode(headers), end_stream=end))
+        self.output.put(frames.headers(stream.id, self._blocks.encode(fields), end_stream=end))
         stream.answer_seen = True
         self._control.stream_answered()
         if end:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from nodeagent.http2 import frames
 from nodeagent.http2.blocks import HeaderBlocks
 from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.hpack.field import STATUS, Field
 from nodeagent.http2.limits import (
     CLIENT_STREAMS,
     MAX_CONTROL_WAITING,
@@ -20,7 +21,7 @@ from nodeagent.http2.limits import (
     OLD_TICKS,
 )
 from nodeagent.http2.output import Output
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import ConnectionOwner, Role, StreamTable
 
 
@@ -103,12 +104,19 @@ class ControlFrames:
         table = self._table
         if table.role is not Role.SERVER:
             return
-        if not stream.carried and table.ticks - stream.born < OLD_TICKS and not table.resets.spend():
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams, sends nothing and resets them")
+        if not stream.carried and table.ticks - stream.born < OLD_TICKS:
+            self._count_empty_reset()
         if not stream.answer_seen:
-            self._early_resets += 1
-            if self._early_resets > MAX_EARLY_RESETS:
-                raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams only to reset them")
+            self._count_early()
+
+    def _count_empty_reset(self) -> None:
+        if not self._table.resets.spend():
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams, sends nothing and resets them")
+
+    def _count_early(self) -> None:
+        self._early_resets += 1
+        if self._early_resets > MAX_EARLY_RESETS:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer opens streams only to reset them")
 
     # --- header blocks ---
 
@@ -141,39 +149,50 @@ class ControlFrames:
             self._on_block(stream_id, block)
 
     def _on_block(self, stream_id: int, block: bytes) -> None:
-        headers = self._blocks.decode(block)
+        fields, excess = self._blocks.decode(block)
         table = self._table
         stream = table.streams.get(stream_id)
         if stream is not None:
-            self._on_later_block(stream, headers)
+            if excess:
+                self.fail_stream(stream, ErrorCode.ENHANCE_YOUR_CALM)
+            else:
+                self._on_later_block(stream, fields)
         elif table.was_opened(stream_id):
-            if table.role is Role.SERVER and not self._is_trailers(headers):
+            if table.role is Role.SERVER and not self._is_trailers(fields):
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"a request on stream {stream_id}, whose number was used")
             self.no_progress()  # an answer or trailers of a stream that we reset
         elif table.role is Role.CLIENT or stream_id % 2 == 0:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
-        elif not table.accept(stream_id, headers, ended=self._block_ends):
+        elif excess:
+            table.last_peer_stream = stream_id
+            self._refuse(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+        elif not table.accept(stream_id, fields, ended=self._block_ends):
             self.reply(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
         elif table.new_in_turn >= NEW_STREAMS_A_TURN:
             self.hold()
 
-    def _is_trailers(self, headers: Headers) -> bool:
-        return self._block_ends and not any(name.startswith(":") for name, _ in headers)
+    def _refuse(self, stream_id: int, code: ErrorCode) -> None:
+        """A request that cannot become a stream, by the peer's mistake."""
+        self._count_empty_reset()
+        self._count_early()
+        self.reply(frames.rst_stream(stream_id, code))
 
-    def _on_later_block(self, stream: Stream, headers: Headers) -> None:
+    def _is_trailers(self, fields: list[Field]) -> bool:
+        return self._block_ends and not any(field.kind <= STATUS for field in fields)
+
+    def _on_later_block(self, stream: Stream, fields: list[Field]) -> None:
         table = self._table
         if stream.remote_ended:
             self.fail_stream(stream, ErrorCode.STREAM_CLOSED)
             return
         if table.role is Role.CLIENT and not stream.answer_seen:
-            status = dict(headers).get(":status", "")
-            if status.startswith("1") and not self._block_ends:
+            if _is_interim(fields) and not self._block_ends:
                 self.no_progress()  # an interim answer
                 return
             stream.answer_seen = True
             self.idle_frames = 0
             if stream.receiver is not None:
-                stream.receiver.answered(headers)
+                stream.receiver.answered(fields)
         elif not self._block_ends:
             self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)  # trailers must end their stream
             return
@@ -316,6 +335,10 @@ class ControlFrames:
 
     def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody asked for")
+
+
+def _is_interim(fields: list[Field]) -> bool:
+    return any(field.kind == STATUS and field.value.startswith(b"1") for field in fields)
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

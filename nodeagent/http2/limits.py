@@ -13,6 +13,9 @@ MAX_OUTPUT: Final = 256 * 1024
 """Octets of DATA that may wait for one write; beyond it streams queue and their sources are stopped."""
 MAX_HEADER_LIST: Final = 16 * 1024
 MAX_HEADER_BLOCK: Final = 16 * 1024
+"""A longer block ends its connection: only the whole of it would keep the header tables in step."""
+MAX_FIELDS: Final = 100
+"""Fields in a header list. A list over this or over ``MAX_HEADER_LIST`` fails its stream."""
 DECODER_TABLE: Final = 4096
 ENCODER_TABLE: Final = 4096
 """Octets of the header tables: the protocol's default, whatever larger a peer allows."""

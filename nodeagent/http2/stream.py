@@ -13,16 +13,15 @@ from typing import Protocol
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.output import Output
 from nodeagent.http2.windows import ReceiveWindow, WindowBudget
-
-Headers = list[tuple[str, str]]
 
 
 class StreamReceiver(Protocol):
     """What a stream tells its owner. Calls come from within ``Http2Connection.receive``."""
 
-    def answered(self, headers: Headers) -> None:
+    def answered(self, fields: list[Field]) -> None:
         """The response arrived (client only, once)."""
 
     def data(self, piece: Chunk) -> None:

@@ -7,10 +7,11 @@ from enum import Enum
 from typing import Protocol
 
 from nodeagent.http2.errors import LocalError
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import CLIENT_STREAMS, LAST_STREAM_ID, MAX_CONTROL_WAITING, SERVER_STREAMS
 from nodeagent.http2.output import Output
 from nodeagent.http2.resets import ResetBudget
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.windows import WindowBudget
 
 
@@ -27,7 +28,7 @@ class ConnectionOwner(Protocol):
     def output_ready(self) -> None:
         """``take_parts`` has something; called once until it is taken, which must not happen within this call."""
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Server: a peer opened a stream; set ``stream.receiver`` now and answer with ``respond``."""
 
     def settled(self) -> None:
@@ -88,7 +89,7 @@ class StreamTable:
         self._next += 2
         return stream
 
-    def accept(self, stream_id: int, headers: Headers, *, ended: bool) -> bool:
+    def accept(self, stream_id: int, fields: list[Field], *, ended: bool) -> bool:
         """Server: a peer's request on a new stream. False: it is refused."""
         self.last_peer_stream = stream_id
         if self.went_away or len(self.streams) >= SERVER_STREAMS:
@@ -96,7 +97,7 @@ class StreamTable:
         stream = self._new(stream_id)
         stream.remote_ended = ended
         self.new_in_turn += 1
-        self._owner.stream_opened(stream, headers, ended=ended)
+        self._owner.stream_opened(stream, fields, ended=ended)
         return True
 
     def _new(self, stream_id: int) -> Stream:

@@ -16,9 +16,11 @@ from nodeagent.flows.services import Services
 from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode
+from nodeagent.http2.headers import fields_of, headers_of
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import LAST_STREAM_ID
 from nodeagent.http2.resets import ResetBudget
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.identity.store import NoIdentityError
 from nodeagent.identity.tlsctx import ChoosingContext
@@ -159,13 +161,13 @@ class InboundAttempt:
 
     def reached(self) -> None:
         """Say so: the stream is open."""
-        self._tunnel.connection.respond(self._leg.stream, [(":status", "200")])
+        self._tunnel.connection.respond(self._leg.stream, fields_of([(":status", "200")]))
 
     def failed(self, reason: Reason, detail: str) -> None:
         """Say that the workload does not answer."""
         if not self._flow.done:
             headers = [(":status", "503"), (REASON_HEADER, reason.code)]
-            self._tunnel.connection.respond(self._leg.stream, headers, end=True)
+            self._tunnel.connection.respond(self._leg.stream, fields_of(headers), end=True)
             self._flow.lost(self._leg, reason, detail)
 
 
@@ -251,10 +253,10 @@ class TunnelServer(TunnelEnd):
             what = "refused" if self.peer is None else "ended"
             self._report(None, Refusal(reason=self.failure[0], detail=f"tunnel {what}: {self.failure[1]}"))
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Decide about a request and set it on its way, or refuse it."""
         try:
-            request = read_connect(headers)
+            request = read_connect(headers_of(fields))
         except BadRequestError as error:
             self._refuse(stream, None, Refusal(reason=Reason.BAD_TARGET, detail=str(error), status=400))
             return
@@ -277,7 +279,7 @@ class TunnelServer(TunnelEnd):
 
     def _refuse(self, stream: Stream, request: ConnectRequest | None, refusal: Refusal) -> None:
         headers = [(":status", str(refusal.status)), (REASON_HEADER, refusal.reason.code)]
-        self.connection.respond(stream, headers, end=True)
+        self.connection.respond(stream, fields_of(headers), end=True)
         self._report(request, refusal)
 
     def _report(self, request: ConnectRequest | None, refusal: Refusal) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, cast
 from control.wire.address import SocketAddress
 from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.errors import ErrorCode, PeerError
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.openssl import TlsClosedError, TlsError
@@ -284,7 +285,7 @@ class TunnelEnd(BufferedProtocol):
             _log.warning(what, self.remote, code, text[:200], extra={SOURCE: self.remote})
         self.close_if_unused()
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Server: a request; a client gets none."""
         raise NotImplementedError
 

@@ -16,8 +16,9 @@ from OpenSSL import SSL
 
 from control.wire.address import SocketAddress
 from nodeagent.http2.errors import LocalError
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import CLIENT_STREAMS
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 from nodeagent.identity.store import Certificates
@@ -80,7 +81,7 @@ class TunnelClient(TunnelEnd):
         """Whether a stream can be opened on it now."""
         return self.peer is not None and not self.closed and self.connection.can_open
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """A server opens no streams."""
         raise LocalError("the protocol lets no server open a stream")
 

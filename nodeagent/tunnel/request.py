@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from control.wire.address import AddressError, SocketAddress, parse_port, parse_socket_address
-from nodeagent.http2.stream import Headers
+from nodeagent.http2.headers import Headers
 
 AGENT_PORTS: Final = frozenset({15001, 15006, 15008})
 """Never a target: a tunnel into an agent's own port would be a loop or a way around policy (as in ztunnel)."""

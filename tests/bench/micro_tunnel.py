@@ -9,7 +9,9 @@ from time import perf_counter
 
 from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.frames import Chunk
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.headers import fields_of
+from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 
 SIZES = (1, 64, 1024, 16 * 1024, 64 * 1024)
@@ -30,10 +32,10 @@ class _Sink:
 
     def output_ready(self) -> None: ...
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         self.stream = stream
         stream.receiver = self
-        self.connection.respond(stream, [(":status", "200")])
+        self.connection.respond(stream, fields_of([(":status", "200")]))
 
     def settled(self) -> None: ...
 
@@ -43,7 +45,7 @@ class _Sink:
 
     def stream_closed(self, stream: Stream) -> None: ...
 
-    def answered(self, headers: Headers) -> None: ...
+    def answered(self, fields: list[Field]) -> None: ...
 
     def data(self, piece: Chunk) -> None:
         self.credit += len(piece)
@@ -75,7 +77,7 @@ def _carry(client: _Sink, server: _Sink) -> None:
 def messages(size: int) -> float:
     """Seconds a message, sent and received, best of the rounds."""
     client, server = _joined()
-    stream = client.connection.open_stream(REQUEST)
+    stream = client.connection.open_stream(fields_of(REQUEST))
     stream.receiver = client
     _carry(client, server)
     payload, best = bytes(size), float("inf")
@@ -98,7 +100,7 @@ def streams() -> float:
     for _ in range(ROUNDS):
         start = perf_counter()
         for _ in range(STREAMS):
-            stream = client.connection.open_stream(REQUEST)
+            stream = client.connection.open_stream(fields_of(REQUEST))
             stream.receiver = client
             _carry(client, server)
             assert server.stream is not None

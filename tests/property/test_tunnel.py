@@ -15,6 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from nodeagent.http2 import frames, output
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
+from nodeagent.http2.headers import fields_of
 from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import (
@@ -127,7 +128,7 @@ class Tunnel(RuleBasedStateMachine):
     @precondition(lambda self: self.client.connection.can_open)
     @rule(target=parties, reads=st.booleans(), sends=SIZES)
     def open(self, reads: bool, sends: int) -> object:
-        stream = self.client.connection.open_stream([*CONNECT, ("baggage", f"n={len(self.opened)}")])
+        stream = self.client.connection.open_stream(fields_of([*CONNECT, ("baggage", f"n={len(self.opened)}")]))
         near = Party(stream, reads=reads)
         self.client.receivers[stream.id] = near
         self.opened.append(near)
@@ -168,7 +169,7 @@ class Tunnel(RuleBasedStateMachine):
     @rule()
     def answer(self) -> None:
         for stream in self.server.unanswered:
-            self.server.connection.respond(stream, OK)
+            self.server.connection.respond(stream, fields_of(OK))
         self.server.unanswered.clear()
 
     # --- what the transports do ---

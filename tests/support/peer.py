@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from control.wire.address import SocketAddress
 from nodeagent.http2.connection import Http2Connection
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.headers import Headers, fields_of, headers_of
+from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from tests.support import pki
 from tests.support.foreign_tls import ForeignTls
@@ -57,8 +59,8 @@ class Answer:
     def status(self) -> str:
         return dict(self.headers or []).get(":status", "")
 
-    def answered(self, headers: Headers) -> None:
-        self.headers = headers
+    def answered(self, fields: list[Field]) -> None:
+        self.headers = headers_of(fields)
 
     def data(self, piece: bytes) -> None:
         self.received += piece
@@ -96,7 +98,7 @@ class Peer:
 
     async def request(self, authority: str, *more: tuple[str, str]) -> Answer:
         """Ask; the answer (or the reset) has come when this returns."""
-        answer = Answer(self.connection.open_stream([*CONNECT, (":authority", authority), *more]))
+        answer = Answer(self.connection.open_stream(fields_of([*CONNECT, (":authority", authority), *more])))
         await self.until(lambda: answer.headers is not None or answer.reset_with is not None)
         return answer
 
@@ -135,7 +137,7 @@ class Peer:
     def output_ready(self) -> None:
         pass
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         raise AssertionError("a server opens no streams")
 
     def settled(self) -> None:

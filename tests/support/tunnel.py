@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from nodeagent.http2 import frames
 from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.frames import Chunk
-from nodeagent.http2.stream import Headers, Stream
+from nodeagent.http2.headers import Headers, fields_of, headers_of
+from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
 
@@ -48,10 +50,10 @@ class Receiver:
     def _alive(self) -> None:
         assert self.reset_with is None, "told something after reset, which is the last call"
 
-    def answered(self, headers: Headers) -> None:
+    def answered(self, fields: list[Field]) -> None:
         self._alive()
         assert self.headers is None, "answered twice"
-        self.headers = headers
+        self.headers = headers_of(fields)
 
     def data(self, piece: Chunk) -> None:
         self._alive()
@@ -109,11 +111,11 @@ class End:
         assert not self.output_waits, "output_ready is called once until the output is taken"
         self.output_waits = True
 
-    def stream_opened(self, stream: Stream, headers: Headers, *, ended: bool) -> None:
-        self.requests.append((headers, ended))
+    def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
+        self.requests.append((headers_of(fields), ended))
         self.receivers[stream.id] = Receiver(stream, reads=self.reads)
         if self.accepts:
-            self.connection.respond(stream, OK)
+            self.connection.respond(stream, fields_of(OK))
 
     def settled(self) -> None:
         assert not self.is_settled, "settled once"
@@ -131,7 +133,7 @@ class End:
 
     def open(self, headers: Headers = CONNECT, *, reads: bool | None = None) -> Receiver:
         """Client: a new stream with its receiver."""
-        stream = self.connection.open_stream(headers)
+        stream = self.connection.open_stream(fields_of(headers))
         receiver = Receiver(stream, reads=self.reads if reads is None else reads)
         self.receivers[stream.id] = receiver
         return receiver

@@ -17,7 +17,8 @@ from nodeagent.flows.reach.attempt import Attempt
 from nodeagent.flows.services import Services
 from nodeagent.flows.streams import StreamLeg
 from nodeagent.http2.errors import ErrorCode
-from nodeagent.http2.stream import Headers
+from nodeagent.http2.headers import fields_of, headers_of
+from nodeagent.http2.hpack.field import Field
 from nodeagent.reasons import Reason
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
 from nodeagent.tunnel.pool import Pool, TunnelClient, TunnelTarget
@@ -102,7 +103,7 @@ class _TunnelRequest:
             authority=to.address, forwarded_for=to.source_address, forwarded_host=to.hostname, baggage=to.baggage,
             trace_parent=to.trace_parent,
         )  # fmt: skip
-        stream = tunnel.connection.open_stream(connect_headers(request))
+        stream = tunnel.connection.open_stream(fields_of(connect_headers(request)))
         leg = StreamLeg(flow, stream, tunnel.flush)
         leg.on_answer = self._answered
         leg.on_reset = lambda code: self._on_reset(tunnel, code)
@@ -110,7 +111,8 @@ class _TunnelRequest:
         leg.join(self._source)
         self._source.join(leg)
 
-    def _answered(self, headers: Headers) -> None:
+    def _answered(self, fields: list[Field]) -> None:
+        headers = headers_of(fields)
         status = status_of(headers)
         if status == 200:
             self._attempt.reached()

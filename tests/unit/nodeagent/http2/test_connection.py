@@ -6,6 +6,7 @@ import pytest
 
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode, LocalError, PeerError
+from nodeagent.http2.headers import fields_of
 from nodeagent.http2.limits import (
     CLIENT_STREAMS,
     MAX_CONTROL_WAITING,
@@ -70,7 +71,7 @@ def test_a_request_is_told_and_answered() -> None:
     pair.flow()
     assert pair.server.requests == [(CONNECT, False)]
     assert near.headers is None
-    pair.server.connection.respond(pair.server.receivers[1].stream, OK)
+    pair.server.connection.respond(pair.server.receivers[1].stream, fields_of(OK))
     pair.flow()
     assert near.headers == OK
 
@@ -81,8 +82,8 @@ def test_a_refusal_ends_the_stream_at_both_ends() -> None:
     near.stream.send(b"bytes that nobody wants")
     pair.flow()
     far = pair.server.receivers[1]
-    pair.server.connection.respond(far.stream, BAD, end=True)
-    pair.server.connection.respond(far.stream, OK)
+    pair.server.connection.respond(far.stream, fields_of(BAD), end=True)
+    pair.server.connection.respond(far.stream, fields_of(OK))
     pair.flow()
     assert near.headers == BAD and near.half_closed
     assert pair.client.closed == pair.server.closed == [1]
@@ -93,7 +94,7 @@ def test_a_refusal_of_a_request_that_had_ended_needs_no_reset() -> None:
     near = pair.client.open()
     near.stream.end()
     pair.flow()
-    pair.server.connection.respond(pair.server.receivers[1].stream, BAD, end=True)
+    pair.server.connection.respond(pair.server.receivers[1].stream, fields_of(BAD), end=True)
     pair.flow()
     assert near.reset_with is None
     assert pair.client.closed == pair.server.closed == [1]
@@ -105,7 +106,7 @@ def test_an_answer_for_a_stream_that_is_gone_is_dropped() -> None:
     pair.flow()
     near.stream.reset()
     pair.flow()
-    pair.server.connection.respond(pair.server.receivers[1].stream, OK)
+    pair.server.connection.respond(pair.server.receivers[1].stream, fields_of(OK))
     assert not pair.server.output_waits
 
 
@@ -125,7 +126,7 @@ def test_the_client_opens_no_more_streams_than_the_server_takes() -> None:
 
 def test_only_a_client_opens_streams() -> None:
     with pytest.raises(LocalError):
-        raw_server().connection.open_stream(CONNECT)
+        raw_server().connection.open_stream(fields_of(CONNECT))
 
 
 def test_the_server_refuses_streams_beyond_its_bound_and_serves_the_others() -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.headers import fields_of
 from nodeagent.http2.limits import (
     EMPTY_RESETS_A_SECOND,
     MAX_CONTROL_WAITING,
     MAX_EARLY_RESETS,
     MAX_EMPTY_RESETS,
+    MAX_FIELDS,
     MAX_IDLE_FRAMES,
     MAX_REPLIES,
     MAX_SETTINGS,
@@ -362,6 +364,16 @@ def test_streams_opened_answered_and_reset_by_a_peer_that_does_not_read() -> Non
     assert len(server.connection.output._parts) <= MAX_CONTROL_WAITING + 1
 
 
+def test_header_lists_over_the_bound_do_not_come_for_ever() -> None:
+    server, refused = raw_server(), 0
+    many = raw_block(*((f"x{number}", "") for number in range(MAX_FIELDS + 1)))
+    with pytest.raises(PeerError) as caught:
+        for number in range(1, 2**20, 2):
+            server.hear(frames.headers(number, many))
+            refused += len(resets(server))
+    assert caught.value.code is E.ENHANCE_YOUR_CALM and refused == MAX_EARLY_RESETS
+
+
 def early_deaths(server: End, death: bytes) -> int:
     """How many streams died before the peer was told to calm down, although it reads."""
     count = 0
@@ -388,7 +400,7 @@ def test_resets_are_forgiven_for_requests_that_were_answered() -> None:
     for number in range(1, MAX_EARLY_RESETS * 8, 4):
         server.hear(frames.headers(number, REQUEST_BLOCK), frames.rst_stream(number, 8))
         server.hear(frames.headers(number + 2, REQUEST_BLOCK))
-        server.connection.respond(server.receivers[number + 2].stream, OK, end=True)
+        server.connection.respond(server.receivers[number + 2].stream, fields_of(OK), end=True)
         server.take()
         server.connection.table.resets.refill(1)  # time passes
 
@@ -412,9 +424,19 @@ def test_a_flood_of_empty_continuations() -> None:
 def test_a_header_bomb_is_refused_before_it_unfolds() -> None:
     """4000 octets in the table, named ten thousand times in one octet each."""
     bomb = b"\x40\x01a" + b"\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 10_000
-    assert error_of(raw_server(), frames.headers(1, bomb)) is E.ENHANCE_YOUR_CALM
-    many = raw_block(*((f"x{number}", "") for number in range(1_000)))
-    assert error_of(raw_server(), frames.headers(1, many)) is E.ENHANCE_YOUR_CALM
+    many = raw_block(*((f"x{number}", "") for number in range(MAX_FIELDS + 1)))
+    server = raw_server()
+    server.hear(frames.headers(1, bomb), frames.headers(3, many), frames.headers(5, REQUEST_BLOCK + b"\xbe"))
+    assert resets(server) == {1: E.ENHANCE_YOUR_CALM, 3: E.ENHANCE_YOUR_CALM}
+    assert server.requests == [([*CONNECT, ("a", "b" * 4000)], False)], "the table is in step"
+
+
+def test_trailers_over_the_bound_fail_their_stream() -> None:
+    client = raw_client()
+    near, other = client.open(), client.open()
+    many = raw_block(*((f"x{number}", "") for number in range(MAX_FIELDS + 1)))
+    client.hear(ANSWER, frames.headers(3, OK_BLOCK), frames.headers(1, many, end_stream=True), data_frame(3, b"fine"))
+    assert near.reset_with == E.ENHANCE_YOUR_CALM and other.received == b"fine"
 
 
 def test_young_streams_that_carried_nothing_may_not_be_reset_too_often_although_they_were_answered() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from nodeagent.http2 import frames
 from nodeagent.http2.errors import ErrorCode, PeerError
+from nodeagent.http2.headers import fields_of
 from nodeagent.http2.limits import MAX_FRAME_RECEIVED, MAX_FRAME_SENT
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW
@@ -286,7 +287,7 @@ def test_a_refusal_is_understood() -> None:
     foreign = Foreign(Role.SERVER)
     foreign.ours.accepts = False
     receiver = foreign.request()
-    foreign.ours.connection.respond(receiver.stream, [(":status", "401")], end=True)
+    foreign.ours.connection.respond(receiver.stream, fields_of([(":status", "401")]), end=True)
     foreign.flow()
     (answer,) = foreign.of(h2.events.ResponseReceived)
     assert [tuple(pair) for pair in answer.headers] == [(":status", "401")]

@@ -13,6 +13,7 @@ import pytest
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import Action, AuthorizationPolicy, PolicyRule, SourceMatch
+from nodeagent.http2.headers import fields_of
 from nodeagent.reasons import Reason
 from tests.support import pki
 from tests.support.peer import CONNECT, Answer, Peer, tls_context
@@ -217,7 +218,7 @@ async def test_a_method_other_than_connect_is_a_bad_request(mesh: Stage) -> None
     async with peer_of(mesh) as peer:
         await peer.connect(door(mesh))
         stream = peer.connection.open_stream(
-            [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
+            fields_of([(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")])
         )
         answer = Answer(stream)
         await peer.until(lambda: answer.headers is not None)
@@ -340,7 +341,7 @@ async def test_a_stream_that_is_reset_during_the_dial_leaves_no_connection(mesh:
         await peer.connect(door(mesh))
         answers = []
         for _ in range(20):
-            answer = Answer(peer.connection.open_stream([*CONNECT, (":authority", target(mesh))]))
+            answer = Answer(peer.connection.open_stream(fields_of([*CONNECT, (":authority", target(mesh))])))
             answers.append(answer)
             await peer.flush()
             answer.stream.reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.wire.address import SocketAddress
-from nodeagent.http2.stream import Headers
+from nodeagent.http2.headers import Headers
 from nodeagent.tunnel.request import (
     AGENT_PORTS,
     MAX_BAGGAGE_ITEMS,
