@@ -122,6 +122,12 @@ class StreamLeg:
         elif self.peer is not None:
             self.peer.resume_reading()
 
+    def interim(self, fields: list[Field]) -> None:
+        """An interim answer means nothing to a tunnel."""
+
+    def trailers(self, fields: list[Field]) -> None:
+        """Trailers mean nothing to a tunnel."""
+
     def answered(self, fields: list[Field]) -> None:
         """The other node's agent answered."""
         if self.on_answer is not None:

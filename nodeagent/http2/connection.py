@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from nodeagent.http2 import frames
 from nodeagent.http2.blocks import HeaderBlocks
+from nodeagent.http2.content import WRONG_LENGTH, note_method
 from nodeagent.http2.control import ControlFrames
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.frames import Chunk, FrameReader
 from nodeagent.http2.hpack.field import Field
-from nodeagent.http2.limits import DECODER_TABLE, MAX_FRAME_RECEIVED, MAX_HEADER_LIST, SERVER_STREAMS
+from nodeagent.http2.limits import MAX_FRAME_RECEIVED, TUNNEL_LIMITS, ConnectionLimits
 from nodeagent.http2.output import Output
 from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import ConnectionOwner, Role, StreamTable
@@ -26,15 +27,22 @@ from nodeagent.http2.windows import CONNECTION_WINDOW, FIRST_STREAM_WINDOW, Wind
 class Http2Connection:
     """The state of one connection. Not thread safe; no clock: the owner pings and times out."""
 
-    def __init__(self, role: Role, owner: ConnectionOwner, budget: WindowBudget | None = None) -> None:
+    def __init__(
+        self,
+        role: Role,
+        owner: ConnectionOwner,
+        budget: WindowBudget | None = None,
+        limits: ConnectionLimits = TUNNEL_LIMITS,
+    ) -> None:
         self.role = role
-        self.output = Output(owner.output_ready)
-        self.table = StreamTable(role, owner, self.output, budget if budget is not None else WindowBudget())
-        self._blocks = HeaderBlocks()
-        self._control = ControlFrames(self.table, self.output, self._blocks, owner)
+        blocks = HeaderBlocks(limits)
+        self.output = Output(owner.output_ready, blocks)
+        self.table = StreamTable(role, owner, self.output, budget if budget is not None else WindowBudget(), limits)
+        self._control = ControlFrames(self.table, self.output, blocks, owner)
         self._receive_window = CONNECTION_WINDOW
         self._owed = 0
-        self._reader = FrameReader(self._control.on_frame, self._on_data, MAX_FRAME_RECEIVED)
+        max_control = max(frames.MAX_CONTROL_FRAME, limits.header_block)
+        self._reader = FrameReader(self._control.on_frame, self._on_data, MAX_FRAME_RECEIVED, max_control)
         self._control.hold = self._reader.hold
         self._preface_left = frames.PREFACE if role is Role.SERVER else b""
         self._greet()
@@ -93,6 +101,8 @@ class Http2Connection:
             return
         if not stream.receive_window.received(counted):
             raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"stream {stream_id}: more than was granted")
+        if stream.expected >= 0 and not self._as_announced(stream, len(piece), last=last):
+            return
         if piece:
             control.idle_frames = 0
             stream.carried = True
@@ -106,6 +116,14 @@ class Http2Connection:
             control.no_progress()
         if last and not stream.closed:
             self.table.end_remote(stream)
+
+    def _as_announced(self, stream: Stream, octets: int, *, last: bool) -> bool:
+        """Whether the content is as long as its content-length says (RFC 9113, 8.1.1); if not, the stream failed."""
+        stream.expected -= octets
+        if stream.expected < 0 or (last and stream.expected):
+            self._control.fail_stream(stream, ErrorCode.PROTOCOL_ERROR, WRONG_LENGTH)
+            return False
+        return True
 
     def _on_late_data(self, stream_id: int, counted: int) -> None:
         """DATA that was in flight when we reset or forgot its stream."""
@@ -131,17 +149,27 @@ class Http2Connection:
         """Client: whether ``open_stream`` may be called now."""
         return self.table.can_open
 
-    def open_stream(self, fields: list[Field]) -> Stream:
-        """Client: open a stream with this request; bytes may follow without waiting for the answer."""
+    def open_stream(self, fields: list[Field], *, end: bool = False) -> Stream:
+        """Client: open a stream with this request; bytes may follow without waiting for the answer, but not with
+        ``end``.
+        """
         stream = self.table.open()
-        self.output.put(frames.headers(stream.id, self._blocks.encode(fields)))
+        if self.table.limits.checked:
+            note_method(stream, fields)
+        self.output.put_headers(stream.id, fields, end=end)
+        stream.local_ended = end
         return stream
+
+    def inform(self, stream: Stream, fields: list[Field]) -> None:
+        """Server: send an interim response (1xx) before ``respond``."""
+        if not stream.closed and not stream.local_ended and not stream.answer_seen:
+            self.output.put_headers(stream.id, fields)
 
     def respond(self, stream: Stream, fields: list[Field], *, end: bool = False) -> None:
         """Server: answer the request of a stream; with ``end`` nothing follows."""
         if stream.closed or stream.local_ended:
             return
-        self.output.put(frames.headers(stream.id, self._blocks.encode(fields), end_stream=end))
+        self.output.put_headers(stream.id, fields, end=end)
         stream.answer_seen = True
         self._control.stream_answered()
         if end:
@@ -190,16 +218,17 @@ class Http2Connection:
         self.output.put(frames.ping(b"nodemesh"))
 
     def _greet(self) -> None:
+        limits = self.table.limits
         values = {
-            frames.HEADER_TABLE_SIZE: DECODER_TABLE,
+            frames.HEADER_TABLE_SIZE: limits.decoder_table,
             frames.INITIAL_WINDOW_SIZE: FIRST_STREAM_WINDOW,
             frames.MAX_FRAME_SIZE: MAX_FRAME_RECEIVED,
-            frames.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST,
+            frames.MAX_HEADER_LIST_SIZE: limits.header_list,
         }
         if self.role is Role.CLIENT:
             values[frames.ENABLE_PUSH] = 0
             self.output.put(frames.PREFACE)
         else:
-            values[frames.MAX_CONCURRENT_STREAMS] = SERVER_STREAMS
+            values[frames.MAX_CONCURRENT_STREAMS] = limits.server_streams
         self.output.put(frames.settings(values))
         self.output.put(frames.window_update(0, CONNECTION_WINDOW - 65_535))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from nodeagent.http2 import frames
 from nodeagent.http2.blocks import HeaderBlocks
+from nodeagent.http2.content import read_response, read_trailers, request_content
 from nodeagent.http2.errors import ErrorCode, PeerError
 from nodeagent.http2.hpack.field import STATUS, Field
 from nodeagent.http2.limits import (
-    CLIENT_STREAMS,
     MAX_CONTROL_WAITING,
     MAX_EARLY_RESETS,
     MAX_FRAME_SENT,
-    MAX_HEADER_BLOCK,
     MAX_IDLE_FRAMES,
     MAX_REPLIES,
     MAX_SETTINGS,
@@ -35,6 +35,7 @@ class ControlFrames:
         self._output = output
         self._blocks = blocks
         self._owner = owner
+        self._limits = table.limits
         self._block = b""  # a header block that CONTINUATION frames go on with
         self._block_stream = 0
         self._block_ends = False
@@ -93,9 +94,10 @@ class ControlFrames:
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "the peer asks without reading the answers")
         self._output.put(frame)
 
-    def fail_stream(self, stream: Stream, code: ErrorCode) -> None:
+    def fail_stream(self, stream: Stream, code: ErrorCode, why: str = "") -> None:
         """The peer broke the protocol on one stream: reset it and tell its receiver; its neighbours go on."""
         self._count_early_reset(stream)
+        stream.fault = why
         stream.reset(code)
         if stream.receiver is not None:
             stream.receiver.reset(code)
@@ -141,8 +143,8 @@ class ControlFrames:
         if not payload:
             self.no_progress()
         self._block += payload
-        if len(self._block) > MAX_HEADER_BLOCK:
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"a header block over {MAX_HEADER_BLOCK} octets")
+        if len(self._block) > self._limits.header_block:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, f"a header block over {self._limits.header_block} octets")
         if flags & frames.END_HEADERS:
             block, self._block, self._block_stream = self._block, b"", 0
             self.data_allowed = True
@@ -154,7 +156,7 @@ class ControlFrames:
         stream = table.streams.get(stream_id)
         if stream is not None:
             if excess:
-                self.fail_stream(stream, ErrorCode.ENHANCE_YOUR_CALM)
+                self.fail_stream(stream, ErrorCode.ENHANCE_YOUR_CALM, excess)
             else:
                 self._on_later_block(stream, fields)
         elif table.was_opened(stream_id):
@@ -164,40 +166,66 @@ class ControlFrames:
         elif table.role is Role.CLIENT or stream_id % 2 == 0:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
         elif excess:
-            table.last_peer_stream = stream_id
-            self._refuse(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
-        elif not table.accept(stream_id, fields, ended=self._block_ends):
+            self._refuse(stream_id, excess)
+            self._output.put_headers(stream_id, _TOO_LARGE, end=True)
+            if not self._block_ends:
+                self.reply(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+        else:
+            self._on_request(stream_id, fields)
+
+    def _on_request(self, stream_id: int, fields: list[Field]) -> None:
+        table, expected = self._table, -1
+        if self._limits.checked:
+            fault, expected = request_content(fields, ended=self._block_ends)
+            if fault:
+                self._refuse(stream_id, fault)
+                self.reply(frames.rst_stream(stream_id, ErrorCode.PROTOCOL_ERROR))
+                return
+        if not table.accept(stream_id, fields, ended=self._block_ends):
             self.reply(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
-        elif table.new_in_turn >= NEW_STREAMS_A_TURN:
+            return
+        if expected >= 0 and stream_id in table.streams:
+            table.streams[stream_id].expected = expected
+        if table.new_in_turn >= NEW_STREAMS_A_TURN:
             self.hold()
 
-    def _refuse(self, stream_id: int, code: ErrorCode) -> None:
-        """A request that cannot become a stream, by the peer's mistake."""
+    def _refuse(self, stream_id: int, why: str) -> None:
+        """A request that does not become a stream, by the peer's mistake."""
+        self._table.last_peer_stream = stream_id
         self._count_empty_reset()
         self._count_early()
-        self.reply(frames.rst_stream(stream_id, code))
+        self._owner.request_refused(why)
 
     def _is_trailers(self, fields: list[Field]) -> bool:
         return self._block_ends and not any(field.kind <= STATUS for field in fields)
 
     def _on_later_block(self, stream: Stream, fields: list[Field]) -> None:
-        table = self._table
         if stream.remote_ended:
             self.fail_stream(stream, ErrorCode.STREAM_CLOSED)
             return
-        if table.role is Role.CLIENT and not stream.answer_seen:
-            if _is_interim(fields) and not self._block_ends:
-                self.no_progress()  # an interim answer
-                return
+        answers = self._table.role is Role.CLIENT and not stream.answer_seen
+        fault = "" if answers or self._block_ends else "trailers that do not end their stream (8.1)"
+        if self._limits.checked and not fault:
+            read = read_response if answers else read_trailers
+            fault = read(stream, fields, ended=self._block_ends)
+        if fault:
+            self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR, fault)
+            return
+        receiver = stream.receiver
+        if answers and not self._block_ends and _is_interim(fields):
+            self.no_progress()
+            if receiver is not None:
+                receiver.interim(fields)
+            return
+        if answers:
             stream.answer_seen = True
             self.idle_frames = 0
-            if stream.receiver is not None:
-                stream.receiver.answered(fields)
-        elif not self._block_ends:
-            self.fail_stream(stream, ErrorCode.PROTOCOL_ERROR)  # trailers must end their stream
-            return
+            if receiver is not None:
+                receiver.answered(fields)
+        elif receiver is not None:
+            receiver.trailers(fields)
         if self._block_ends and not stream.closed:
-            table.end_remote(stream)
+            self._table.end_remote(stream)
 
     # --- the others ---
 
@@ -230,6 +258,7 @@ class ControlFrames:
             if not self.settled:
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, "the peer's first frame is not SETTINGS")
             self.no_progress()
+            self._blocks.settings_acknowledged()
             return
         settings = frames.read_settings(payload)
         if len(settings) > MAX_SETTINGS:
@@ -257,7 +286,7 @@ class ControlFrames:
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE of {value}")
             self._output.max_frame = min(value, MAX_FRAME_SENT)
         elif key == frames.MAX_CONCURRENT_STREAMS:
-            table.peer_streams = min(value, CLIENT_STREAMS)
+            table.peer_streams = min(value, self._limits.client_streams)
         elif key == frames.HEADER_TABLE_SIZE:
             self._blocks.peer_table_size(value)
         elif key == frames.ENABLE_PUSH and (value > 1 or (value and table.role is Role.CLIENT)):
@@ -335,6 +364,9 @@ class ControlFrames:
 
     def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody asked for")
+
+
+_TOO_LARGE: Final = [Field(b":status", b"431")]
 
 
 def _is_interim(fields: list[Field]) -> bool:

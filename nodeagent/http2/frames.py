@@ -20,7 +20,8 @@ DEFAULT_MAX_FRAME: Final = 16_384
 LARGEST_FRAME: Final = 16_777_215
 LARGEST_WINDOW: Final = 2**31 - 1
 MAX_CONTROL_FRAME: Final = 16_384
-"""Longest frame other than DATA that is accepted. Settings, pings and header blocks of a CONNECT are far shorter."""
+"""Longest frame other than DATA that is accepted, unless header blocks may be longer. Settings, pings and header blocks
+of a CONNECT are far shorter."""
 SMALL_PIECE: Final = 4096
 """Shorter pieces of DATA are copied, so that a receiver that keeps one does not keep the whole read alive with it."""
 
@@ -90,9 +91,18 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return header(4, WINDOW_UPDATE, 0, stream_id) + _U32.pack(increment)
 
 
-def headers(stream_id: int, block: bytes, *, end_stream: bool = False) -> bytes:
-    """A HEADERS frame that carries a whole header block."""
-    return header(len(block), HEADERS, END_HEADERS | (END_STREAM if end_stream else 0), stream_id) + block
+def headers(stream_id: int, block: bytes, *, end_stream: bool = False, max_frame: int = DEFAULT_MAX_FRAME) -> bytes:
+    """A whole header block: HEADERS, and CONTINUATION frames for what is over ``max_frame``."""
+    flags = END_STREAM if end_stream else 0
+    size = len(block)
+    if size <= max_frame:
+        return header(size, HEADERS, END_HEADERS | flags, stream_id) + block
+    parts = [header(max_frame, HEADERS, flags, stream_id), block[:max_frame]]
+    for at in range(max_frame, size, max_frame):
+        piece = block[at : at + max_frame]
+        last = END_HEADERS if at + max_frame >= size else 0
+        parts += (header(len(piece), CONTINUATION, last, stream_id), piece)
+    return b"".join(parts)
 
 
 def read_u32(payload: Chunk, at: int = 0) -> int:
@@ -126,10 +136,13 @@ class FrameReader:
     piece, or that of the padding with an empty piece), ``last`` is set on the final piece of a frame with END_STREAM.
     """
 
-    def __init__(self, on_frame: FrameHandler, on_data: DataHandler, max_frame: int) -> None:
+    def __init__(
+        self, on_frame: FrameHandler, on_data: DataHandler, max_frame: int, max_control: int = MAX_CONTROL_FRAME
+    ) -> None:
         self._on_frame = on_frame
         self._on_data = on_data
         self._max_frame = max_frame
+        self._max_control = max_control
         self._rest = b""
         self._data_left = 0  # octets of the current DATA frame's content that have not arrived
         self._padding_left = 0
@@ -172,7 +185,7 @@ class FrameReader:
                     break
                 position = after
                 continue
-            if length > MAX_CONTROL_FRAME:
+            if length > self._max_control:
                 raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"frame type {kind} of {length} octets is over the bound")
             end = position + HEADER_BYTES + length
             if end > size:

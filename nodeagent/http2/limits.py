@@ -1,10 +1,12 @@
-"""The bounds of a tunnel, in one place. Window sizes are in ``windows``.
+"""The bounds of a connection, in one place. Window sizes are in ``windows``. What differs between uses is in
+``ConnectionLimits``; the constants that it is made of are a tunnel's.
 
 The figures follow istio/ztunnel where a peer can see them (frame size, streams, pings).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 MAX_FRAME_RECEIVED: Final = 1024 * 1024
@@ -41,3 +43,24 @@ OLD_TICKS: Final = 2
 """A stream of this age counts as one that lived: how many of those there can be is bounded by ``SERVER_STREAMS``."""
 NEW_STREAMS_A_TURN: Final = 16
 """Requests that are handed to the owner before the output is taken; what follows them waits for the next turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What one use of HTTP/2 bounds otherwise than another. Octets, and numbers of streams and fields."""
+
+    header_block: int = MAX_HEADER_BLOCK
+    header_list: int = MAX_HEADER_LIST
+    fields: int = MAX_FIELDS
+    decoder_table: int = DECODER_TABLE
+    encoder_table: int = ENCODER_TABLE
+    server_streams: int = SERVER_STREAMS
+    """That a peer may have open here at one time."""
+    client_streams: int = CLIENT_STREAMS
+    """That we open at one time, if the peer allows so many."""
+    checked: bool = False
+    """Whether heads and trailers must be well-formed messages (``message``), and contents as long as announced. A
+    tunnel's requests are read, and refused in words, by ``nodeagent.tunnel.request``."""
+
+
+TUNNEL_LIMITS: Final = ConnectionLimits()

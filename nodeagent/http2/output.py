@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nodeagent.http2 import frames
+from nodeagent.http2.blocks import HeaderBlocks
 from nodeagent.http2.frames import Chunk
+from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import MAX_OUTPUT
 
 
@@ -15,8 +17,9 @@ class Output:
     ``ready`` is called once when there is something, until it is taken; taking must not happen within that call.
     """
 
-    def __init__(self, ready: Callable[[], None]) -> None:
+    def __init__(self, ready: Callable[[], None], blocks: HeaderBlocks) -> None:
         self._ready = ready
+        self._blocks = blocks
         self.send_window = 65_535
         """Octets of DATA that the peer grants on the whole connection."""
         self.max_frame = frames.DEFAULT_MAX_FRAME
@@ -41,6 +44,10 @@ class Output:
         self._parts.append(frame)
         if len(self._parts) == 1:
             self._ready()
+
+    def put_headers(self, stream_id: int, fields: list[Field], *, end: bool = False) -> None:
+        """Queue a header list; it is compressed now, so it leaves in the order of these calls."""
+        self.put(frames.headers(stream_id, self._blocks.encode(fields), end_stream=end, max_frame=self.max_frame))
 
     def put_data(self, stream_id: int, data: Chunk, size: int) -> None:
         """Queue a DATA frame whose windows were paid by the caller."""

@@ -21,11 +21,17 @@ from nodeagent.http2.windows import ReceiveWindow, WindowBudget
 class StreamReceiver(Protocol):
     """What a stream tells its owner. Calls come from within ``Http2Connection.receive``."""
 
+    def interim(self, fields: list[Field]) -> None:
+        """An interim response (1xx) arrived (client only, before ``answered``)."""
+
     def answered(self, fields: list[Field]) -> None:
         """The response arrived (client only, once)."""
 
     def data(self, piece: Chunk) -> None:
         """Bytes arrived. They count against the peer's window until ``Stream.consumed`` is called for them."""
+
+    def trailers(self, fields: list[Field]) -> None:
+        """The message has trailers; ``ended_by_peer`` follows at once."""
 
     def ended_by_peer(self) -> None:
         """The peer will send no more (half-close). Not called after ``reset``."""
@@ -48,8 +54,11 @@ class Stream:
         "closed",
         "end_wanted",
         "ending",
+        "expected",
+        "fault",
         "id",
         "local_ended",
+        "no_content",
         "output",
         "queue",
         "queued",
@@ -57,6 +66,8 @@ class Stream:
         "receiver",
         "remote_ended",
         "send_window",
+        "trailers",
+        "tunnel",
     )
 
     def __init__(
@@ -77,6 +88,16 @@ class Stream:
         self.local_ended = False
         self.remote_ended = False
         self.closed = False
+        self.trailers: list[Field] | None = None
+        """What we send after our bytes."""
+        self.expected = -1
+        """Octets of content that the peer announced and did not send yet; -1: any number."""
+        self.no_content = False
+        """Client: the answer has no content, whatever its content-length (HEAD)."""
+        self.tunnel = False
+        """Client: after a 2xx answer come the bytes of a tunnel (CONNECT)."""
+        self.fault = ""
+        """Why we reset the stream: what was wrong with the peer's message."""
         self.answer_seen = False  # client: the answer arrived; server: it was sent
         self.carried = False
         """Whether the peer has sent bytes on it."""
@@ -150,18 +171,22 @@ class Stream:
         else:  # nothing waits, or it waits for its own window, which drains it
             output.waiting.pop(self.id, None)
 
-    def end(self) -> None:
-        """Send no more after what waits: half-close."""
+    def end(self, trailers: list[Field] | None = None) -> None:
+        """Send no more after what waits but the trailers: half-close."""
         if self.local_ended or self.end_wanted:
             return
         self.end_wanted = True
+        self.trailers = trailers
         if not self.queue:
             self.send_end()
 
     def send_end(self) -> None:
         """Put END_STREAM on the wire now; for the table, once the queue is empty."""
         self.local_ended = True
-        self.output.put_end(self.id)
+        if self.trailers is None:
+            self.output.put_end(self.id)
+        else:
+            self.output.put_headers(self.id, self.trailers, end=True)
         if self.remote_ended:
             self._gone(self)
 

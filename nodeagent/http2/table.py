@@ -8,7 +8,7 @@ from typing import Protocol
 
 from nodeagent.http2.errors import LocalError
 from nodeagent.http2.hpack.field import Field
-from nodeagent.http2.limits import CLIENT_STREAMS, LAST_STREAM_ID, MAX_CONTROL_WAITING, SERVER_STREAMS
+from nodeagent.http2.limits import LAST_STREAM_ID, MAX_CONTROL_WAITING, ConnectionLimits
 from nodeagent.http2.output import Output
 from nodeagent.http2.resets import ResetBudget
 from nodeagent.http2.stream import Stream
@@ -31,6 +31,9 @@ class ConnectionOwner(Protocol):
     def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Server: a peer opened a stream; set ``stream.receiver`` now and answer with ``respond``."""
 
+    def request_refused(self, why: str) -> None:
+        """Server: a request was answered with 431 or reset, and became no stream, for this reason."""
+
     def settled(self) -> None:
         """The peer's first SETTINGS arrived: it speaks the protocol."""
 
@@ -47,12 +50,15 @@ class ConnectionOwner(Protocol):
 class StreamTable:
     """Which streams live, which numbers were used, and who may open more."""
 
-    def __init__(self, role: Role, owner: ConnectionOwner, output: Output, budget: WindowBudget) -> None:
+    def __init__(
+        self, role: Role, owner: ConnectionOwner, output: Output, budget: WindowBudget, limits: ConnectionLimits
+    ) -> None:
         self.role = role
+        self.limits = limits
         self.streams: dict[int, Stream] = {}
         self.peer_first_window = 65_535
         """Octets that the peer grants on a new stream."""
-        self.peer_streams = CLIENT_STREAMS
+        self.peer_streams = limits.client_streams
         """Streams that the peer lets us open at one time."""
         self.draining = False
         """The peer wants no more streams."""
@@ -92,7 +98,7 @@ class StreamTable:
     def accept(self, stream_id: int, fields: list[Field], *, ended: bool) -> bool:
         """Server: a peer's request on a new stream. False: it is refused."""
         self.last_peer_stream = stream_id
-        if self.went_away or len(self.streams) >= SERVER_STREAMS:
+        if self.went_away or len(self.streams) >= self.limits.server_streams:
             return False
         stream = self._new(stream_id)
         stream.remote_ended = ended

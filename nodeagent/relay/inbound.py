@@ -253,6 +253,10 @@ class TunnelServer(TunnelEnd):
             what = "refused" if self.peer is None else "ended"
             self._report(None, Refusal(reason=self.failure[0], detail=f"tunnel {what}: {self.failure[1]}"))
 
+    def request_refused(self, why: str) -> None:
+        """Report it as any other refusal."""
+        self._report(None, Refusal(reason=Reason.BAD_TARGET, detail=f"refused with 431: {why}", status=431))
+
     def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Decide about a request and set it on its way, or refuse it."""
         try:

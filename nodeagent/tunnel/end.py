@@ -285,6 +285,10 @@ class TunnelEnd(BufferedProtocol):
             _log.warning(what, self.remote, code, text[:200], extra={SOURCE: self.remote})
         self.close_if_unused()
 
+    def request_refused(self, why: str) -> None:
+        """Server: a request was refused before it became a stream."""
+        _log.warning("tunnel %s: a request was refused: %s", self.remote, why)
+
     def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         """Server: a request; a client gets none."""
         raise NotImplementedError

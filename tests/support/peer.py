@@ -59,6 +59,12 @@ class Answer:
     def status(self) -> str:
         return dict(self.headers or []).get(":status", "")
 
+    def interim(self, fields: list[Field]) -> None:
+        pass
+
+    def trailers(self, fields: list[Field]) -> None:
+        pass
+
     def answered(self, fields: list[Field]) -> None:
         self.headers = headers_of(fields)
 
@@ -139,6 +145,9 @@ class Peer:
 
     def stream_opened(self, stream: Stream, fields: list[Field], *, ended: bool) -> None:
         raise AssertionError("a server opens no streams")
+
+    def request_refused(self, why: str) -> None:
+        raise AssertionError("a server asks for nothing")
 
     def settled(self) -> None:
         self.is_settled = True

@@ -10,6 +10,7 @@ from nodeagent.http2.connection import Http2Connection
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.headers import Headers, fields_of, headers_of
 from nodeagent.http2.hpack.field import Field
+from nodeagent.http2.limits import TUNNEL_LIMITS, ConnectionLimits
 from nodeagent.http2.stream import Stream
 from nodeagent.http2.table import Role
 from nodeagent.http2.windows import WindowBudget
@@ -39,6 +40,8 @@ class Receiver:
         self.stream = stream
         self.reads = reads
         self.headers: Headers | None = None
+        self.interims: list[Headers] = []
+        self.trailers_seen: Headers | None = None
         self.received = bytearray()
         self.unread = 0
         self.peak = 0
@@ -49,6 +52,16 @@ class Receiver:
 
     def _alive(self) -> None:
         assert self.reset_with is None, "told something after reset, which is the last call"
+
+    def interim(self, fields: list[Field]) -> None:
+        self._alive()
+        assert self.headers is None, "an interim answer after the answer"
+        self.interims.append(headers_of(fields))
+
+    def trailers(self, fields: list[Field]) -> None:
+        self._alive()
+        assert self.trailers_seen is None and not self.half_closed
+        self.trailers_seen = headers_of(fields)
 
     def answered(self, fields: list[Field]) -> None:
         self._alive()
@@ -94,7 +107,13 @@ class End:
     """One end: a connection and all that it told its listener. A server with ``accepts`` answers 200 at once."""
 
     def __init__(
-        self, role: Role, *, accepts: bool = True, reads: bool = True, budget: WindowBudget | None = None
+        self,
+        role: Role,
+        *,
+        accepts: bool = True,
+        reads: bool = True,
+        budget: WindowBudget | None = None,
+        limits: ConnectionLimits = TUNNEL_LIMITS,
     ) -> None:
         self.accepts = accepts
         self.reads = reads
@@ -105,7 +124,8 @@ class End:
         self.is_settled = False
         self.farewells: list[tuple[int, str]] = []
         self.pongs = 0
-        self.connection = Http2Connection(role, self, budget)
+        self.refusals: list[str] = []
+        self.connection = Http2Connection(role, self, budget, limits)
 
     def output_ready(self) -> None:
         assert not self.output_waits, "output_ready is called once until the output is taken"
@@ -116,6 +136,9 @@ class End:
         self.receivers[stream.id] = Receiver(stream, reads=self.reads)
         if self.accepts:
             self.connection.respond(stream, fields_of(OK))
+
+    def request_refused(self, why: str) -> None:
+        self.refusals.append(why)
 
     def settled(self) -> None:
         assert not self.is_settled, "settled once"

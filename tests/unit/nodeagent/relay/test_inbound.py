@@ -14,6 +14,7 @@ import pytest
 from control.wire.address import SocketAddress
 from control.wire.discovery import Action, AuthorizationPolicy, PolicyRule, SourceMatch
 from nodeagent.http2.headers import fields_of
+from nodeagent.http2.limits import MAX_FIELDS
 from nodeagent.reasons import Reason
 from tests.support import pki
 from tests.support.peer import CONNECT, Answer, Peer, tls_context
@@ -223,6 +224,17 @@ async def test_a_method_other_than_connect_is_a_bad_request(mesh: Stage) -> None
         answer = Answer(stream)
         await peer.until(lambda: answer.headers is not None)
         assert answer.status == "400"
+
+
+@story
+async def test_too_many_fields_are_refused_and_the_tunnel_goes_on(mesh: Stage) -> None:
+    async with peer_of(mesh) as peer:
+        await peer.connect(door(mesh))
+        answer = await peer.request(target(mesh), *((f"x-{number}", "") for number in range(MAX_FIELDS)))
+        assert answer.status == "431"
+        (record,) = await mesh.records(mesh.b)
+        assert record.reason is Reason.BAD_TARGET and f"more than {MAX_FIELDS} header fields" in record.detail
+        assert (await peer.request(target(mesh))).status == "200"
 
 
 @story
