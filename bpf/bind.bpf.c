@@ -1,44 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* cgroup/post_bind4|6: while the agent is down, nobody else may take the capture port and be handed the
- * plaintext of enrolled workloads. Allowed is the agent's own user, outside enrolled cgroups (root inside a
- * container is not the agent). Fails closed (EPERM). */
+/* cgroup/post_bind4|6: nobody but the agent is bound to a port of the agent's, in any network namespace that it serves, also
+ * while it is down; and nobody joins a SO_REUSEPORT group of its. The agent marks its sockets before it binds them
+ * (mesh_ours_v1), which takes the map: neither user nor capabilities count. Fails closed (EPERM).
+ *
+ * listen() and sendto() without bind() do not come by here. They take none of these ports either, which are in
+ * ip_local_reserved_ports; and who had one all the same would be given nothing (inbound.bpf.c). */
 #include "include/count.h"
-#include "include/enrolled.h"
+#include "include/doors.h"
 
 #include <bpf/bpf_endian.h>
 
-/* Whether the current process may have a port that belongs to the agent of that user. */
-static __always_inline int mesh_admit(__u32 uid)
+static __always_inline int mesh_guard(struct bpf_sock *ctx)
 {
-	if ((__u32)bpf_get_current_uid_gid() == uid && !mesh_enrolled_cgroup())
+	__u8 protocol = ctx->type == 1 /* SOCK_STREAM */ ? MESH_TCP : MESH_UDP;
+
+	if (ctx->type != 1 && ctx->type != 2 /* SOCK_DGRAM */)
+		return 1;
+	if (!mesh_door_of(bpf_get_netns_cookie(ctx), bpf_htons((__u16)ctx->src_port), protocol))
+		return 1;
+	if (bpf_sk_storage_get(&mesh_ours_v1, ctx, 0, 0))
 		return 1;
 	mesh_count(MESH_COUNT_BIND_REFUSED);
 	return 0;
-}
-
-/* The agent's DNS ports: nobody else may answer the questions of enrolled workloads. */
-static __always_inline int mesh_guard_dns(struct bpf_sock *ctx, __u64 netns)
-{
-	struct mesh_dns *dns = bpf_map_lookup_elem(&mesh_dns_v1, &netns);
-
-	if (!dns || (__u32)ctx->src_port - bpf_ntohs(dns->port) >= MESH_DNS_SLOTS)
-		return 1;
-	return mesh_admit(dns->uid);
-}
-
-static __always_inline int mesh_guard(struct bpf_sock *ctx)
-{
-	__u64 netns = bpf_get_netns_cookie(ctx);
-	struct mesh_listener *listener;
-
-	if (ctx->type == 2 /* SOCK_DGRAM */)
-		return mesh_guard_dns(ctx, netns);
-	if (ctx->type != 1 /* SOCK_STREAM */)
-		return 1;
-	listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);
-	if (!listener || bpf_htons((__u16)ctx->src_port) != listener->port)
-		return 1;
-	return mesh_admit(listener->uid);
 }
 
 SEC("cgroup/post_bind4")

@@ -3,6 +3,7 @@
  * loopback; others are let go or refused as the egress policy says. Fails closed: a connection that should be captured and
  * cannot be is refused (EPERM), and counted. */
 #include "include/addr.h"
+#include "include/alive.h"
 #include "include/count.h"
 #include "include/decide.h"
 #include "include/dns.h"
@@ -10,12 +11,11 @@
 #include "include/multipath.h"
 
 #define MESH_SOCK_STREAM 1
-#define MESH_IPPROTO_TCP 6
 #define MESH_IPPROTO_MPTCP 262
 
 static __always_inline bool mesh_remember_in(void *sk, const struct mesh_origin *known)
 {
-	struct mesh_origin *origin = bpf_sk_storage_get(&mesh_origin_v1, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct mesh_origin *origin = bpf_sk_storage_get(&mesh_origin_v2, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!origin)
 		return false;
@@ -34,6 +34,7 @@ static __always_inline bool mesh_remember(struct bpf_sock_addr *ctx, const struc
 		return false;
 	origin.pid = bpf_get_current_pid_tgid() >> 32;
 	origin.uid = (__u32)bpf_get_current_uid_gid();
+	origin.scope = mesh_is_link_local(&to->addr) ? mesh_scope_of(ctx) : 0;
 	if (mesh_knows_multipath()) {
 		struct mptcp_sock *whole = bpf_skc_to_mptcp_sock(sk);
 
@@ -54,9 +55,9 @@ static __always_inline void mesh_forget(struct bpf_sock_addr *ctx)
 		struct mptcp_sock *whole = bpf_skc_to_mptcp_sock(sk);
 
 		if (whole)
-			bpf_sk_storage_delete(&mesh_origin_v1, whole);
+			bpf_sk_storage_delete(&mesh_origin_v2, whole);
 	}
-	bpf_sk_storage_delete(&mesh_origin_v1, sk);
+	bpf_sk_storage_delete(&mesh_origin_v2, sk);
 }
 
 /* Whether the agent marked the socket before it connects. */
@@ -66,27 +67,29 @@ static __always_inline bool mesh_is_agents(const struct mesh_client *mine)
 }
 
 /* A connect() that goes where it wants to: if that is a port of a workload of this namespace, sk_lookup, which knows no
- * cgroup, is told whether an enrolled process comes, and whether to its own workload. */
+ * cgroup, is told that an enrolled process comes. Whether it comes to its own workload is known once the kernel has chosen the
+ * addresses (sockops). */
 static __always_inline void mesh_announce(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to, __u64 netns)
 {
 	struct mesh_port_key key = { .netns = netns, .at.port = to->port };
-	struct mesh_own_key own = { .port = to->port };
 	struct bpf_sock *sk = ctx->sk;
 	struct mesh_client *mine;
+	__u64 cgroup_id = 0;
 
 	if (!sk)
 		return;
 	if (bpf_map_lookup_elem(&mesh_port_v1, &key))
-		own.cgroup_id = mesh_enrolled_cgroup();
-	mine = bpf_sk_storage_get(&mesh_client_v1, sk, 0, own.cgroup_id ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+		cgroup_id = mesh_enrolled_cgroup();
+	mine = bpf_sk_storage_get(&mesh_client_v2, sk, 0, cgroup_id ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 	if (!mine || mesh_is_agents(mine))
 		return; /* the agent's own mark stays */
-	if (!own.cgroup_id) {
-		bpf_sk_storage_delete(&mesh_client_v1, sk); /* of an earlier connect() */
+	if (!cgroup_id) {
+		bpf_sk_storage_delete(&mesh_client_v2, sk); /* of an earlier connect() */
 		return;
 	}
 	mine->client = (struct mesh_endpoint){};
-	mine->role = bpf_map_lookup_elem(&mesh_own_v1, &own) ? MESH_CLIENT_OWN : MESH_CLIENT_ENROLLED;
+	mine->role = MESH_CLIENT_ENROLLED;
+	mine->cgroup_id = cgroup_id;
 }
 
 /* While the node is sealed: whether it is somebody else than the agent, which marks its sockets before they connect. */
@@ -99,41 +102,76 @@ static __always_inline bool mesh_is_sealed_for(struct bpf_sock_addr *ctx, const 
 		return false;
 	if (!(config->flags & MESH_CONFIG_SEALED) && mesh_watched())
 		return false;
-	mine = sk ? bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0) : NULL;
+	mine = sk ? bpf_sk_storage_get(&mesh_client_v2, sk, 0, 0) : NULL;
 	return !mine || !mesh_is_agents(mine);
+}
+
+/* A connect() of a socket that sends datagrams. */
+static __always_inline enum mesh_verdict mesh_outbound_datagrams(struct bpf_sock_addr *ctx, struct mesh_endpoint *to,
+								 struct bpf_sock *sk)
+{
+	struct mesh_addr source = {};
+
+	if (ctx->type == MESH_SOCK_DGRAM) {
+		if (sk && to->port == bpf_htons(MESH_DNS_PORT))
+			mesh_bound_to(sk, &source);
+		if (mesh_ask(ctx, to, &source, true))
+			return MESH_VERDICT_CAPTURE;
+		mesh_asks_no_more(ctx);
+		if (mesh_is_stray(ctx, to))
+			return MESH_VERDICT_REFUSE;
+	}
+	return mesh_datagram_may_leave(ctx, to) ? MESH_VERDICT_PASS : MESH_VERDICT_REFUSE;
+}
+
+/* Where captured connections of this namespace go: the agent's port on loopback. */
+static __always_inline void mesh_gate(const struct mesh_listener *listener, struct mesh_endpoint *to)
+{
+	struct mesh_addr asked = to->addr;
+
+	if (listener->flags & MESH_LISTENER_V4_ONLY)
+		mesh_set_v4(&asked, 0);
+	mesh_loopback_like(&asked, listener->port, to);
 }
 
 /* Decide over a connect() to `to`; on capture `to` becomes where it goes instead. */
 static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx, struct mesh_endpoint *to)
 {
 	struct mesh_listener *listener = NULL;
+	struct mesh_endpoint gate = {};
 	struct mesh_facts facts = {};
 	struct mesh_decision decision;
 	struct mesh_config *config;
 	__u64 cgroup_id = 0, netns = bpf_get_netns_cookie(ctx);
+	struct bpf_sock *sk = ctx->sk;
 	__u32 zero = 0;
 
-	if (ctx->type == MESH_SOCK_DGRAM && mesh_ask(ctx, to, true))
-		return MESH_VERDICT_CAPTURE;
-	if (ctx->type != MESH_SOCK_STREAM || (ctx->protocol != MESH_IPPROTO_TCP && ctx->protocol != MESH_IPPROTO_MPTCP))
-		return mesh_datagram_may_leave(ctx, to) ? MESH_VERDICT_PASS : MESH_VERDICT_REFUSE;
+	/* Loaded here: loaded in both branches it would be through a computed context pointer, which the verifier refuses. */
+	asm volatile("" : "+r"(sk));
+
+	if (ctx->type != MESH_SOCK_STREAM || (ctx->protocol != MESH_TCP && ctx->protocol != MESH_IPPROTO_MPTCP))
+		return mesh_outbound_datagrams(ctx, to, sk);
 
 	config = bpf_map_lookup_elem(&mesh_config_v1, &zero);
 	facts.known = bpf_map_lookup_elem(&mesh_dest_v1, to) != NULL;
 	facts.incomplete = config && (config->flags & MESH_CONFIG_INCOMPLETE);
 	facts.resolver = to->port == bpf_htons(MESH_DNS_PORT);
-	facts.outside = !mesh_is_inside(&to->addr);
+	facts.outside = mesh_is_outside(ctx, &to->addr);
 	if (mesh_concerned(&facts))
 		cgroup_id = mesh_enrolled_cgroup();
 	facts.enrolled = cgroup_id != 0;
 	facts.sealed = facts.known && !facts.enrolled && mesh_is_sealed_for(ctx, config);
 	facts.confined = facts.enrolled && mesh_is_confined(cgroup_id);
 	if (facts.enrolled)
-		listener = bpf_map_lookup_elem(&mesh_listen_v1, &netns);
+		listener = bpf_map_lookup_elem(&mesh_listen_v2, &netns);
 	facts.listener = listener != NULL;
-	if (facts.resolver && facts.enrolled && !facts.known)
-		facts.resolver = listener && mesh_cgroup_asks(cgroup_id) && bpf_map_lookup_elem(&mesh_dns_v1, &netns) &&
-				 mesh_tcp_alive(ctx, !mesh_is_v4(&to->addr), listener->port);
+	if (listener && (facts.known || facts.resolver)) {
+		gate = *to;
+		mesh_gate(listener, &gate);
+		facts.served = mesh_is_served(netns, &gate, MESH_TCP);
+	}
+	if (facts.resolver && !facts.known)
+		facts.resolver = facts.served && mesh_cgroup_asks(cgroup_id) && bpf_map_lookup_elem(&mesh_dns_v2, &netns);
 
 	decision = mesh_decide(&facts);
 	if (decision.verdict == MESH_VERDICT_CAPTURE && !mesh_remember(ctx, to, cgroup_id)) {
@@ -142,19 +180,18 @@ static __always_inline enum mesh_verdict mesh_outbound(struct bpf_sock_addr *ctx
 	}
 	mesh_count(decision.reason);
 	if (facts.enrolled && facts.outside && !facts.known && decision.verdict != MESH_VERDICT_CAPTURE)
-		mesh_count_egress(cgroup_id, MESH_IPPROTO_TCP, decision.verdict == MESH_VERDICT_REFUSE);
+		mesh_count_egress(cgroup_id, MESH_TCP, decision.verdict == MESH_VERDICT_REFUSE);
 	if (decision.reason == MESH_COUNT_EGRESS_REFUSED)
-		mesh_note_refused(cgroup_id, to, MESH_IPPROTO_TCP, bpf_get_current_pid_tgid() >> 32);
-	if (decision.verdict == MESH_VERDICT_CAPTURE && listener) {
-		struct mesh_addr asked = to->addr;
-
-		if (listener->flags & MESH_LISTENER_V4_ONLY)
-			mesh_set_v4(&asked, 0);
-		mesh_loopback_like(&asked, listener->port, to);
-	} else {
-		mesh_forget(ctx);
-		mesh_announce(ctx, to, netns);
+		mesh_note_refused(cgroup_id, to, MESH_TCP, bpf_get_current_pid_tgid() >> 32);
+	if (decision.verdict == MESH_VERDICT_CAPTURE) {
+		*to = gate;
+		return decision.verdict;
 	}
+	mesh_forget(ctx);
+	if (decision.verdict == MESH_VERDICT_NOBODY)
+		mesh_loopback_like(&to->addr, 0, to); /* nobody can listen on port 0 */
+	else
+		mesh_announce(ctx, to, netns);
 	return decision.verdict;
 }
 
@@ -166,7 +203,7 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 
 	mesh_read4(ctx, &to);
 	verdict = mesh_outbound(ctx, &to);
-	if (verdict == MESH_VERDICT_CAPTURE)
+	if (verdict == MESH_VERDICT_CAPTURE || verdict == MESH_VERDICT_NOBODY)
 		mesh_write4(ctx, &to);
 	return verdict != MESH_VERDICT_REFUSE;
 }
@@ -179,7 +216,7 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 
 	mesh_read6(ctx, &to);
 	verdict = mesh_outbound(ctx, &to);
-	if (verdict == MESH_VERDICT_CAPTURE)
+	if (verdict == MESH_VERDICT_CAPTURE || verdict == MESH_VERDICT_NOBODY)
 		mesh_write6(ctx, &to);
 	return verdict != MESH_VERDICT_REFUSE;
 }

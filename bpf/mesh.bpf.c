@@ -17,6 +17,8 @@ struct mesh_vocabulary {
 	enum mesh_cgroup_flag cgroup_flags;
 	enum mesh_config_flag config_flags;
 	enum mesh_listener_flag listener_flags;
+	enum mesh_door_flag door_flags;
+	enum mesh_crew crew;
 	enum mesh_client_role client_roles;
 	enum mesh_port_mode port_modes;
 	enum mesh_port_flag port_flags;
@@ -30,6 +32,7 @@ const volatile struct mesh_vocabulary mesh_vocabulary = {
 };
 
 #include "bind.bpf.c"
+#include "release.bpf.c"
 #include "egress.bpf.c"
 #include "connect.bpf.c"
 #include "dns.bpf.c"

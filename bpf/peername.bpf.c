@@ -14,11 +14,11 @@ static __always_inline const struct mesh_endpoint *mesh_recall(struct bpf_sock_a
 
 	if (!sk)
 		return NULL;
-	origin = bpf_sk_storage_get(&mesh_origin_v1, sk, 0, 0);
+	origin = bpf_sk_storage_get(&mesh_origin_v2, sk, 0, 0);
 	*shown = MESH_COUNT_PEER_SHOWN;
 	if (origin)
 		return &origin->destination;
-	client = bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0);
+	client = bpf_sk_storage_get(&mesh_client_v2, sk, 0, 0);
 	*shown = MESH_COUNT_CLIENT_SHOWN;
 	return client && client->role == MESH_CLIENT_OF_SERVER ? &client->client : NULL;
 }

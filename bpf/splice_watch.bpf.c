@@ -45,7 +45,7 @@ static __always_inline void mesh_splice_dialling(struct bpf_sock_ops *ctx, struc
  */
 static __always_inline bool mesh_splice_served(struct bpf_sock *sk)
 {
-	struct mesh_client *client = bpf_sk_storage_get(&mesh_client_v1, sk, 0, 0);
+	struct mesh_client *client = bpf_sk_storage_get(&mesh_client_v2, sk, 0, 0);
 
 	return client && client->role == MESH_CLIENT_OF_SERVER;
 }
@@ -86,7 +86,7 @@ static __always_inline bool mesh_splice_captured(struct bpf_sock *sk)
 {
 	struct mesh_splice_socket *mine;
 
-	if (bpf_sk_storage_get(&mesh_origin_v1, sk, 0, 0))
+	if (bpf_sk_storage_get(&mesh_origin_v2, sk, 0, 0))
 		return true;
 	mine = bpf_sk_storage_get(&mesh_spl_sock, sk, 0, 0);
 	return mine && mine->role == MESH_SPLICE_TRIAL;

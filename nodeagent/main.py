@@ -17,17 +17,14 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
 
 from control.wire.watch import Batch
 from nodeagent.admin.apps import debug_app, metrics_app, ready_app
-from nodeagent.admin.server import EVERYWHERE, LOOPBACK, AdminServer, bind
+from nodeagent.admin.server import AdminServer
 from nodeagent.capture.controller import Capture, CaptureSettings
 from nodeagent.capture.held import Held
-from nodeagent.capture.ports import AGENT_PORTS
 from nodeagent.channel import Start
 from nodeagent.client.issuer import ControlIssuer
 from nodeagent.client.session import Session
@@ -44,6 +41,7 @@ from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.part import CapturePart, NoCapture
 from nodeagent.manager.parts import Parts
+from nodeagent.manager.ports import Bound, agent_ports, bind_managers, guard_own, reserved_ports
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.manager.vitals import Vitals
@@ -70,13 +68,9 @@ def capture_settings(config: Config) -> CaptureSettings:
     return CaptureSettings(
         bpffs=config.bpffs, instance=config.instance, cgroup_root=config.cgroup_root,
         containers=config.containers, container_records=config.container_records,
-        sealed_without_agent=config.sealed_without_agent,
+        sealed_without_agent=config.sealed_without_agent, ports=agent_ports(config),
+        workers=config.workers or os.cpu_count() or 1,
     )  # fmt: skip
-
-
-def reserved_ports(config: Config) -> frozenset[int]:
-    """The agent's own, which are never met as a workload's."""
-    return AGENT_PORTS | frozenset(asdict(config.ports).values())
 
 
 def _worker_options(config: Config) -> tuple[str, ...]:
@@ -104,14 +98,14 @@ class Agent:
         self._aggregate = Aggregate(time.monotonic)
         self._admin = AdminServer(Excess(config.limits, time.monotonic, lambda told: logger.warning("limit: %s", told)))
         with contextlib.ExitStack() as undo:
-            ports = self._bind(undo)
+            ports = bind_managers(config, undo)
             self._directory = StateDirectory(config.state_dir)
             undo.callback(self._directory.close)
             self._discovery = Discovery(self._directory, self._on_applied)
             self._hub = Hub(
                 self._start_message, self._discovery.mirror, self._aggregate, self._on_workers, Packing(self._workers)
             )
-            self._capture = self._open_capture(open_capture)
+            self._capture = self._open_capture(open_capture, ports)
             undo.callback(self._capture.close)
             self._supervisor = Supervisor(self._hub, self._workers, (*worker_command, *_worker_options(config)))
             self._membership = Membership(
@@ -128,28 +122,16 @@ class Agent:
             self._undo = undo.pop_all()
         self._vitals = Vitals(self._service, self.lifecycle, self._capture.standing, lambda: self._hub.links)
 
-    def _open_capture(self, open_capture: OpenCapture | None) -> CapturePart:
+    def _open_capture(self, open_capture: OpenCapture | None, ports: Bound) -> CapturePart:
         if open_capture is None:
             return NoCapture(self._config.node)
         config = self._config
         capture = open_capture(capture_settings(config))
-        return HostCapture(config, capture, self._hub, self._discovery.state, reserved_ports(config))
+        part = HostCapture(config, capture, self._hub, self._discovery.state, reserved_ports(config))
+        guard_own(capture, config, ports)
+        return part
 
-    def _bind(self, undo: contextlib.ExitStack) -> Mapping[str, list[socket.socket]]:
-        """The admin ports' sockets, by the name of the port."""
-        ports = self._config.ports
-        found: dict[str, list[socket.socket]] = {}
-        for name, hosts, port in (
-            ("admin", LOOPBACK, ports.admin),
-            ("metrics", EVERYWHERE, ports.metrics),
-            ("ready", EVERYWHERE, ports.ready),
-        ):
-            found[name] = bind(hosts, port, f"ports.{name}")
-            for bound in found[name]:
-                undo.callback(bound.close)
-        return found
-
-    def _serve(self, ports: Mapping[str, list[socket.socket]]) -> LocalServer:
+    def _serve(self, ports: Bound) -> LocalServer:
         """Put the documents behind the admin ports and the agent's own socket."""
         parts = Parts(
             config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,

@@ -60,7 +60,7 @@ struct mesh_user_key {
 struct mesh_listener {
 	__be16 port;
 	__u16 flags; /* enum mesh_listener_flag */
-	__u32 uid; /* who may bind that port */
+	__u32 pad;
 };
 
 enum mesh_listener_flag {
@@ -72,7 +72,33 @@ enum mesh_listener_flag {
 struct mesh_dns {
 	__be16 port;
 	__u16 pad;
-	__u32 uid; /* who may bind those ports */
+	__u32 pad2;
+	struct mesh_addr source[2]; /* IPv4, IPv6: what an unbound socket that connects to a resolver is bound to; all zero: none */
+};
+
+/* A port of the agent's in a network namespace. */
+struct mesh_door_key {
+	__u64 netns; /* cookie of the network namespace */
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad[5];
+};
+
+enum mesh_door_flag {
+	MESH_DOOR_STEERED = 1, /* what arrives goes to a worker's own socket (mesh_steer_v2), or is refused */
+	MESH_DOOR_RESERVED = 2, /* the agent added it to ip_local_reserved_ports; unloading removes it from there */
+};
+
+/* Only a socket that the agent marked (mesh_ours_v1) may be bound to it. */
+struct mesh_door {
+	__u32 flags; /* enum mesh_door_flag */
+};
+
+/* Index of the crew map: how many workers there are. */
+enum mesh_crew {
+	MESH_CREW_WORKERS = 0, /* numbers that a worker can have */
+	MESH_CREW_SPREAD = 1, /* new connections go to the first so many workers */
+	MESH_CREW_END,
 };
 
 /* The resolvers that one UDP socket asks, each with a port of the agent's of its own, so that the agent knows
@@ -81,22 +107,29 @@ struct mesh_resolvers {
 	struct mesh_endpoint slot[4]; /* MESH_DNS_SLOTS */
 	__u32 used;
 	__u32 pad;
+	/* Where the socket asks from: with a slot, the keys of its records, which go when it does. */
+	__u64 netns;
+	__u64 cookie; /* of the socket */
+	struct mesh_endpoint from;
+	__u32 pad2;
 };
 
-/* One way of a UDP socket to the agent's DNS listener, as the agent sees it. */
+/* One way of a UDP socket to the agent's DNS listener, as the agent sees it. Two sockets can have all of this in common
+ * only if both asked for that (SO_REUSEADDR, SO_REUSEPORT): the record names the one that it is about. */
 struct mesh_asker {
 	__u64 netns; /* cookie of the network namespace */
-	__be16 port; /* of the asking socket */
-	__u8 slot;
-	__u8 v6; /* over IPv6 */
-	__u32 pad;
+	struct mesh_endpoint from; /* of the asking socket */
+	__u32 slot;
 };
 
 /* Who asks, and whom it meant to ask. */
 struct mesh_asked {
 	__u64 cgroup_id;
+	__u64 cookie; /* of the asking socket */
 	struct mesh_endpoint resolver;
 	__u32 pid;
+	__u32 scope; /* interface of a link-local resolver; 0: none */
+	__u32 pad;
 };
 
 enum mesh_config_flag {
@@ -116,7 +149,7 @@ struct mesh_origin {
 	__u32 pid;
 	__u64 cgroup_id; /* the enrolled cgroup, perhaps an ancestor of the process's own */
 	__u32 uid;
-	__u32 pad;
+	__u32 scope; /* interface of a link-local destination; 0: none */
 };
 
 /* The client's end as the agent sees it after accept(). */
@@ -134,7 +167,7 @@ struct mesh_flow {
 	struct mesh_endpoint destination;
 	__u32 pid;
 	__u32 uid;
-	__u32 pad;
+	__u32 scope; /* interface of a link-local destination; 0: none */
 };
 
 /* A connection that the agent opens to a workload of its own node. The key is the whole connection: the kernel gives a
@@ -148,8 +181,8 @@ struct mesh_dial_key {
 enum mesh_client_role {
 	MESH_CLIENT_OF_DIAL = 1, /* in the agent's socket, before it connects; and on the way to the server's */
 	MESH_CLIENT_OF_SERVER = 2, /* in the server's socket: getpeername() shows it */
-	MESH_CLIENT_OWN = 3, /* a workload's process connects to a port of the workload itself; before it connects, and on its way */
-	MESH_CLIENT_ENROLLED = 4, /* ... of another workload, past the agent */
+	MESH_CLIENT_OWN = 3, /* on its way: a workload's process connects to an address and port of the workload itself */
+	MESH_CLIENT_ENROLLED = 4, /* a workload's process connects to a port of a workload, past the agent; on its way: of another */
 	MESH_CLIENT_OUTWARD = 5, /* in the agent's socket, and on its way: to a host that is registered as outside the mesh */
 };
 
@@ -157,6 +190,7 @@ enum mesh_client_role {
 struct mesh_client {
 	struct mesh_endpoint client; /* port 0: not known, the agent's own address is shown */
 	__u32 role; /* enum mesh_client_role */
+	__u64 cgroup_id; /* of MESH_CLIENT_ENROLLED: the enrolled cgroup; else 0 */
 };
 
 /* A port of a workload of this node. Address ::, for every port: all addresses of the namespace, because a server may
@@ -183,18 +217,22 @@ struct mesh_port {
 	__u32 flags; /* enum mesh_port_flag */
 };
 
-/* A cgroup and a port of the workload that it belongs to. */
+/* A cgroup, and where the workload that it belongs to listens. Address ::, for every address that no workload claims. */
 struct mesh_own_key {
 	__u64 cgroup_id;
-	__be16 port;
-	__u16 pad[3];
+	__u64 netns; /* cookie of the network namespace */
+	struct mesh_endpoint at;
+	__u32 pad;
 };
 
-/* A listener of an agent's worker for plaintext. */
+/* A socket of an agent's worker. Address :: or 0.0.0.0, for every address of the family (:: for both); then port 0, for
+ * plaintext to ports of workloads. */
 struct mesh_steer_key {
 	__u64 netns; /* cookie of the network namespace */
-	__u32 worker;
-	__u32 v6;
+	struct mesh_endpoint at; /* what it is met at */
+	__u16 worker;
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
 };
 
 /* How often the processes of an enrolled cgroup wanted out of the mesh (loopback is not out). The key is its id; one of
@@ -233,6 +271,7 @@ enum mesh_verdict {
 	MESH_VERDICT_PASS = 0,
 	MESH_VERDICT_CAPTURE = 1,
 	MESH_VERDICT_REFUSE = 2,
+	MESH_VERDICT_NOBODY = 3, /* it goes to where nobody can listen: ECONNREFUSED */
 };
 
 /* Index of the counters map: reasons of decisions, and events of the other hooks. Append only. */
@@ -247,7 +286,7 @@ enum mesh_count {
 	MESH_COUNT_FLOW_NOT_RECORDED = 7, /* the flow map took no record: the agent will refuse the flow */
 	MESH_COUNT_FLOW_FORGOTTEN = 8, /* a stale record was removed before a connection could adopt it */
 	MESH_COUNT_PEER_SHOWN = 9, /* getpeername() answered with the original destination */
-	MESH_COUNT_BIND_REFUSED = 10, /* somebody else wanted the capture port */
+	MESH_COUNT_BIND_REFUSED = 10, /* somebody else wanted a port of the agent's */
 	MESH_COUNT_DEPTH_EXCEEDED = 11, /* a process sits deeper than MESH_MAX_DEPTH; enrolled ancestors still hold */
 	MESH_COUNT_CLIENT_TOLD = 12, /* a server's socket was given its client's address */
 	MESH_COUNT_CLIENT_SHOWN = 13, /* getpeername() or accept() answered with it */
@@ -266,22 +305,28 @@ enum mesh_count {
 	MESH_COUNT_EGRESS_TO_MESH = 26, /* ... by UDP to an address of the mesh, which carries TCP; C libraries do it to sort addresses */
 	MESH_COUNT_EGRESS_NOT_NOTED = 27, /* no room to count it by workload */
 	MESH_COUNT_REFUSED_SEALED = 28, /* the node was sealed, and no agent has said yet who is enrolled */
+	MESH_COUNT_REFUSED_NO_AGENT = 29, /* no worker of a live agent listens in this network namespace */
+	MESH_COUNT_DOOR_NOBODY = 30, /* something arrived at a port of the agent's at which no worker listens */
+	MESH_COUNT_DNS_SHARED = 31, /* another socket asks from the same address and port: the question goes to the resolver itself */
+	MESH_COUNT_DNS_STRAY = 32, /* a datagram to the agent's DNS ports themselves was refused */
 	MESH_COUNT_END, /* not a counter */
 };
 
 _Static_assert(sizeof(struct mesh_endpoint) == 20, "mesh_endpoint");
-_Static_assert(sizeof(struct mesh_resolvers) == 88, "mesh_resolvers");
-_Static_assert(sizeof(struct mesh_asker) == 16, "mesh_asker");
-_Static_assert(sizeof(struct mesh_asked) == 32, "mesh_asked");
+_Static_assert(sizeof(struct mesh_dns) == 40, "mesh_dns");
+_Static_assert(sizeof(struct mesh_door_key) == 16, "mesh_door_key");
+_Static_assert(sizeof(struct mesh_resolvers) == 128, "mesh_resolvers");
+_Static_assert(sizeof(struct mesh_asker) == 32, "mesh_asker");
+_Static_assert(sizeof(struct mesh_asked) == 48, "mesh_asked");
 _Static_assert(sizeof(struct mesh_origin) == 40, "mesh_origin");
 _Static_assert(sizeof(struct mesh_flow_key) == 32, "mesh_flow_key");
 _Static_assert(sizeof(struct mesh_flow) == 56, "mesh_flow");
 _Static_assert(sizeof(struct mesh_dial_key) == 48, "mesh_dial_key");
-_Static_assert(sizeof(struct mesh_client) == 24, "mesh_client");
+_Static_assert(sizeof(struct mesh_client) == 32, "mesh_client");
 _Static_assert(sizeof(struct mesh_port_key) == 32, "mesh_port_key");
-_Static_assert(sizeof(struct mesh_own_key) == 16, "mesh_own_key");
+_Static_assert(sizeof(struct mesh_own_key) == 40, "mesh_own_key");
 _Static_assert(sizeof(struct mesh_user_key) == 16, "mesh_user_key");
-_Static_assert(sizeof(struct mesh_steer_key) == 16, "mesh_steer_key");
+_Static_assert(sizeof(struct mesh_steer_key) == 32, "mesh_steer_key");
 _Static_assert(sizeof(struct mesh_egress) == 40, "mesh_egress");
 _Static_assert(sizeof(struct mesh_refused_key) == 32, "mesh_refused_key");
 _Static_assert(sizeof(struct mesh_refused) == 24, "mesh_refused");

@@ -27,8 +27,10 @@
 #define MESH_MAX_LOCALS 16384
 /* Workers of an agent (MAX_WORKERS in config.py). */
 #define MESH_MAX_WORKERS 256
-/* Listeners for plaintext: two for each worker and namespace. */
-#define MESH_MAX_STEERS 65536
+/* Sockets of workers: at least 14 for each worker and namespace; a worker that finds no room says so. */
+#define MESH_MAX_STEERS 262144
+/* Ports of the agent: some ten for each network namespace. */
+#define MESH_MAX_DOORS 65536
 /* (cgroup, destination, protocol) that was refused, until the agent has told of it; the least recent goes first. */
 #define MESH_MAX_REFUSED 8192
 /* Slots for counters, so that a new counter does not change the map. */

@@ -15,8 +15,9 @@ struct mesh_facts {
 	bool enrolled; /* the process is in an enrolled cgroup, or below one */
 	bool confined; /* ... whose egress policy is REGISTRY_ONLY */
 	bool sealed; /* no agent has said who is enrolled, or none lives that does, and it is not the agent that connects */
-	bool outside; /* the destination is not the namespace itself */
-	bool listener; /* an agent serves the socket's network namespace */
+	bool outside; /* the destination is not the namespace itself, or the socket insists on leaving it */
+	bool listener; /* the agent serves the socket's network namespace */
+	bool served; /* ... now: a worker listens there */
 };
 
 struct mesh_decision {
@@ -45,7 +46,7 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 			return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_SEALED };
 		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_ENROLLED };
 	}
-	if (!facts->known && facts->resolver && facts->listener)
+	if (!facts->known && facts->resolver && facts->served)
 		return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_DNS_TCP };
 	if (!facts->known && facts->incomplete)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_INCOMPLETE };
@@ -55,6 +56,8 @@ static __always_inline struct mesh_decision mesh_decide(const struct mesh_facts 
 		return (struct mesh_decision){ MESH_VERDICT_PASS, MESH_COUNT_PASSED_NOT_MESH };
 	if (!facts->listener)
 		return (struct mesh_decision){ MESH_VERDICT_REFUSE, MESH_COUNT_REFUSED_NO_LISTENER };
+	if (!facts->served)
+		return (struct mesh_decision){ MESH_VERDICT_NOBODY, MESH_COUNT_REFUSED_NO_AGENT };
 	return (struct mesh_decision){ MESH_VERDICT_CAPTURE, MESH_COUNT_CAPTURED };
 }
 

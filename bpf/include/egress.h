@@ -7,6 +7,7 @@
 #include "count.h"
 #include "decide.h"
 #include "enrolled.h"
+#include "peek.h"
 
 #define MESH_PROTOCOL_TCP 6
 #define MESH_PROTOCOL_UDP 17
@@ -64,10 +65,18 @@ static __always_inline void mesh_note_refused(__u64 cgroup_id, const struct mesh
 	}
 }
 
+/* Whether what the socket sends to that address leaves the network namespace. */
+static __always_inline bool mesh_is_outside(struct bpf_sock_addr *ctx, const struct mesh_addr *addr)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return !mesh_is_inside(addr) || (sk && mesh_bound_outside(ctx, sk, !mesh_is_v4(addr)));
+}
+
 /* Whether a datagram, or a connect() for such, may go where it wants to. */
 static __always_inline bool mesh_datagram_may_leave(struct bpf_sock_addr *ctx, const struct mesh_endpoint *to)
 {
-	struct mesh_facts facts = { .outside = !mesh_is_inside(&to->addr) };
+	struct mesh_facts facts = { .outside = mesh_is_outside(ctx, &to->addr) };
 	struct mesh_decision decision;
 	__u64 cgroup_id;
 

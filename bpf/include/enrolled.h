@@ -37,8 +37,9 @@ static __always_inline __u64 mesh_nearest_cgroup(void)
 	return nearest;
 }
 
-/* ... unless it has left the mesh: then 0, whatever is above it. */
-static __always_inline __u64 mesh_enrolled_cgroup(void)
+/* ... unless it has left the mesh: then 0, whatever is above it. A function of its own, which the verifier looks at once: the
+ * walk would count anew for each way that leads to it. */
+__attribute__((noinline)) __u64 mesh_enrolled_cgroup(void)
 {
 	__u64 nearest = mesh_nearest_cgroup();
 	struct mesh_cgroup *cgroup = nearest ? bpf_map_lookup_elem(&mesh_cgroup_v1, &nearest) : NULL;

@@ -37,15 +37,15 @@ struct {
 	__type(value, struct mesh_destination);
 } mesh_dest_v1 SEC(".maps");
 
-/* Key: netns cookie. Writer: agent. Reader: connect, sockops, post_bind. It stays when the agent dies, so that
- * connections are refused by the missing listener (ECONNREFUSED) and nobody else can take the port. */
+/* Key: netns cookie. Writer: agent. Reader: connect, sockops. It stays when the agent dies: connections are then refused,
+ * because no worker's socket is in mesh_steer_v2. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MESH_MAX_LISTENERS);
 	__type(key, __u64);
 	__type(value, struct mesh_listener);
-} mesh_listen_v1 SEC(".maps");
+} mesh_listen_v2 SEC(".maps");
 
 /* One entry of switches. Writer: agent. Reader: connect. */
 struct {
@@ -62,7 +62,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mesh_origin);
-} mesh_origin_v1 SEC(".maps");
+} mesh_origin_v2 SEC(".maps");
 
 /* Key: the client's end. Writer: sockops. Reader: agent's workers, which take each record out once. */
 struct {
@@ -70,7 +70,7 @@ struct {
 	__uint(max_entries, MESH_MAX_FLOWS);
 	__type(key, struct mesh_flow_key);
 	__type(value, struct mesh_flow);
-} mesh_flow_v1 SEC(".maps");
+} mesh_flow_v2 SEC(".maps");
 
 /* Connections that the agent is opening. Writer: sockops (the agent's end). Reader: sockops (the server's end), which takes
  * it out; what nobody took goes when the agent's socket closes. */
@@ -79,7 +79,7 @@ struct {
 	__uint(max_entries, MESH_MAX_DIALS);
 	__type(key, struct mesh_dial_key);
 	__type(value, struct mesh_client);
-} mesh_dial_v1 SEC(".maps");
+} mesh_dial_v2 SEC(".maps");
 
 /* For whom the agent speaks, in the socket itself. Writer: the agent's workers (their own socket, before it connects), sockops
  * (the server's). Reader: sockops, getpeername. */
@@ -88,32 +88,32 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mesh_client);
-} mesh_client_v1 SEC(".maps");
+} mesh_client_v2 SEC(".maps");
 
-/* Key: netns cookie. Writer: agent. Reader: connect, sendmsg, recvmsg, post_bind. */
+/* Key: netns cookie. Writer: agent. Reader: connect, sendmsg, recvmsg. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MESH_MAX_LISTENERS);
 	__type(key, __u64);
 	__type(value, struct mesh_dns);
-} mesh_dns_v1 SEC(".maps");
+} mesh_dns_v2 SEC(".maps");
 
-/* In a UDP socket: whom it asks through the agent. Writer: connect, sendmsg. Reader: recvmsg, getpeername. */
+/* In a UDP socket: whom it asks through the agent. Writer: connect, sendmsg. Reader: recvmsg, getpeername, sock_release. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mesh_resolvers);
-} mesh_resolv_v1 SEC(".maps");
+} mesh_resolv_v2 SEC(".maps");
 
-/* Writer: connect, sendmsg. Reader: agent's workers. */
+/* Writer: connect, sendmsg; sock_release takes out what a socket leaves. Reader: agent's workers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MESH_MAX_ASKERS);
 	__type(key, struct mesh_asker);
 	__type(value, struct mesh_asked);
-} mesh_asker_v1 SEC(".maps");
+} mesh_asker_v2 SEC(".maps");
 
 /* How plaintext to a port is met. Writer: agent. Reader: connect, sk_lookup. It stays when the agent dies: STRICT goes on
  * refusing. */
@@ -125,14 +125,14 @@ struct {
 	__type(value, struct mesh_port);
 } mesh_port_v1 SEC(".maps");
 
-/* Which ports are a cgroup's own workload's. Writer: agent. Reader: connect. */
+/* Which addresses and ports are a cgroup's own workload's. Writer: agent. Reader: sockops. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MESH_MAX_PORTS);
 	__type(key, struct mesh_own_key);
 	__type(value, __u32); /* 1 */
-} mesh_own_v1 SEC(".maps");
+} mesh_own_v2 SEC(".maps");
 
 /* Addresses of the host itself. Writer: agent. Reader: sk_lookup. */
 struct {
@@ -143,14 +143,42 @@ struct {
 	__type(value, __u32); /* 1 */
 } mesh_local_v1 SEC(".maps");
 
-/* The listeners that take plaintext; one is enough, the kernel goes on to its SO_REUSEPORT group. Writer: agent's workers.
- * Reader: sk_lookup. A listener leaves it when it is closed. */
+/* The workers' own sockets, which alone are given what is captured, asked, or arrives at the agent's ports. Writer: agent's
+ * workers. Reader: connect, sendmsg (does a live agent serve this namespace?), sk_lookup (steers past SO_REUSEPORT groups). A
+ * socket leaves it when it is closed, however its worker ends. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, MESH_MAX_STEERS);
 	__type(key, struct mesh_steer_key);
 	__type(value, __u64);
-} mesh_steer_v1 SEC(".maps");
+} mesh_steer_v2 SEC(".maps");
+
+/* The agent's ports. Writer: agent. Reader: post_bind, connect, sendmsg, sk_lookup. They stay when the agent dies, so that
+ * nobody else can take them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MESH_MAX_DOORS);
+	__type(key, struct mesh_door_key);
+	__type(value, struct mesh_door);
+} mesh_door_v1 SEC(".maps");
+
+/* In a socket: it is the agent's own, and may be bound to its ports. Writer: agent, before it binds. Reader: post_bind,
+ * connect, sendmsg. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32); /* 1 */
+} mesh_ours_v1 SEC(".maps");
+
+/* Index: enum mesh_crew. Writer: agent, its workers. Reader: connect, sendmsg, sk_lookup. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MESH_CREW_END);
+	__type(key, __u32);
+	__type(value, __u32);
+} mesh_crew_v1 SEC(".maps");
 
 /* A listener of the manager's, from its first complete look at who is enrolled on. Writer: agent. Reader: connect. The kernel
  * takes it out when the manager ends, however it does: a map that holds one says that somebody watches the node. */

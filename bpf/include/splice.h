@@ -245,7 +245,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mesh_client);
-} mesh_client_v1 SEC(".maps");
+} mesh_client_v2 SEC(".maps");
 
 /* Of the main object, from its pin: the mark of a captured socket. */
 struct {
@@ -253,7 +253,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mesh_origin);
-} mesh_origin_v1 SEC(".maps");
+} mesh_origin_v2 SEC(".maps");
 
 /* In the socket. Writer: sockops, control, the agent (role DIAL). Reader: all. */
 struct {

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
 
 from nodeagent.admin.guests import Guests
 from nodeagent.limits.excess import Excess
+from nodeagent.namespaces.occupied import occupants, others_listen, told
 
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 5
@@ -22,20 +24,29 @@ LOOPBACK = ("127.0.0.1", "::1")
 EVERYWHERE = ("::",)
 
 
+_log = logging.getLogger("nodeagent.admin")
+
+Mark = Callable[[int], None]
+
+
 class AdminError(Exception):
     """A port cannot be had; the text names it and the setting."""
 
 
-def bind(hosts: Sequence[str], port: int, option: str) -> list[socket.socket]:
+def bind(
+    hosts: Sequence[str], port: int, option: str, mark: Mark = lambda _: None, *, elsewhere: bool = False
+) -> list[socket.socket]:
     """Listening sockets, ``::`` dual stack; AdminError if the port cannot be had. Hosts of a missing family are left
-    out."""
+    out. ``mark`` is given each descriptor before it is bound. ``elsewhere``: where old connections have the port, and
+    nobody listens there, be bound to another, because the kernel will be told to bring there what arrives.
+    """
     sockets: list[socket.socket] = []
     try:
         for host in hosts:
             with contextlib.suppress(_NoSuchFamilyError):
-                sockets.append(_bind_one(host, port, option))
+                sockets.append(_bind_one(host, port, option, mark, elsewhere))
         if not sockets and "::" in hosts:
-            sockets.append(_bind_one("0.0.0.0", port, option))
+            sockets.append(_bind_one("0.0.0.0", port, option, mark, elsewhere))
     except (AdminError, _NoSuchFamilyError):
         for bound in sockets:
             bound.close()
@@ -49,7 +60,7 @@ class _NoSuchFamilyError(Exception):
     """The host has no IPv6."""
 
 
-def _bind_one(host: str, port: int, option: str) -> socket.socket:
+def _bind_one(host: str, port: int, option: str, mark: Mark, elsewhere: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -59,18 +70,36 @@ def _bind_one(host: str, port: int, option: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
-        listener.bind((host, port))
+        mark(listener.fileno())
+        _bind(listener, host, port, elsewhere)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise _NoSuchFamilyError from error
+        held = f" (held by {told(occupants(None, port))})" if error.errno == errno.EADDRINUSE else ""
         raise AdminError(
-            f"port {port} of {host} cannot be used: {error.strerror}; "
+            f"port {port} of {host} cannot be used: {error.strerror}{held}; "
             f"another agent or program has it, or choose another with '{option}'"
         ) from error
     return listener
+
+
+def _bind(listener: socket.socket, host: str, port: int, elsewhere: bool) -> None:
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        if not elsewhere or error.errno != errno.EADDRINUSE:
+            raise
+        found = occupants(None, port)
+        if others_listen(found, host, siblings=False):
+            raise
+        listener.bind((host, 0))
+        _log.warning(
+            "port %d is held by %s; the kernel brings connections to %s to port %d instead",
+            port, told(found), host, listener.getsockname()[1],
+        )  # fmt: skip
 
 
 class _Server(uvicorn.Server):

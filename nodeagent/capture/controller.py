@@ -4,31 +4,37 @@ and quick.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from control.wire.address import SocketAddress
+from control.wire.address import SocketAddress, packed_ip
 from control.wire.discovery import Workload
 from nodeagent.capture.apply import MapWriter
 from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cgroup_id, own_cgroup_ids
+from nodeagent.capture.doors import AgentPorts, DoorKeeper, reservations, undo_reservations
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
 from nodeagent.capture.plan import Claim, Destinations, Enrolment, Entry, Member, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
-from nodeagent.loader.abi import PROGRAMS, ListenerFlag
+from nodeagent.loader.abi import PROGRAMS, CgroupFlag, Crew, ListenerFlag
 from nodeagent.loader.cohabitants import CoHabitant, cohabitants
+from nodeagent.loader.doors import CrewCounts
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import Features
-from nodeagent.loader.maps import Alive, Counters, DnsPorts, ListenerRecord, Listeners
+from nodeagent.loader.maps import Alive, Counters, ListenerRecord, Listeners
 from nodeagent.loader.objects import PinnedLinks
 from nodeagent.loader.pins import PinDirectory
-from nodeagent.namespaces.handle import current_cookie
+from nodeagent.loader.questions import DnsPorts, DnsRecord
+from nodeagent.loader.wires import WireLinks
+from nodeagent.namespaces.handle import Namespace, current_cookie
 from nodeagent.namespaces.loopback import has_ipv6_loopback
+from nodeagent.namespaces.reserved import listed
+from nodeagent.namespaces.sources import NO_SOURCES, Sources, sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,9 @@ class CaptureSettings:
     """What runtimes told ``nodeagent oci-hook``."""
     sealed_without_agent: bool = False
     """Whether mesh destinations are refused to who is in no workload whenever no manager ``watches``."""
+    ports: AgentPorts = field(default_factory=AgentPorts)
+    workers: int = 1
+    """How many an agent has: numbers of workers are below that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,8 @@ class CaptureStatus:
     """Network namespace cookie -> capture port."""
     incomplete: bool
     problems: tuple[str, ...]
+    reserved: dict[int, list[int]] = field(default_factory=dict)
+    """Network namespace cookie -> ports that were reserved there for the agent (net.ipv4.ip_local_reserved_ports)."""
 
 
 class Capture:
@@ -96,6 +107,11 @@ class Capture:
         self._dns_ports = DnsPorts(directory.path)
         self._counters = Counters(directory.path)
         self._alive = Alive(directory.path)
+        self._doors = DoorKeeper(directory.path, settings.ports)
+        self._wires = WireLinks(directory)
+        self._inbound: InboundGuard | None = None
+        with contextlib.closing(CrewCounts(directory.path)) as crew:
+            crew.put(Crew.WORKERS, settings.workers)
         self._watcher: socket.socket | None = None
         self._maps.seal_when_alone(settings.sealed_without_agent)
 
@@ -135,7 +151,8 @@ class Capture:
                 f"the agent runs outside of its cgroup root {self._tree.root}: workloads could not tell its connections"
                 " from plaintext; start it in a cgroup below, or set cgroup_root to one that holds the agent as well"
             )
-        return InboundGuard(self._pins)
+        self._inbound = InboundGuard(self._pins)
+        return self._inbound
 
     def open_egress(self) -> EgressTable:
         """The handle on who left the mesh, and who was kept from it."""
@@ -143,19 +160,38 @@ class Capture:
 
     def set_listeners(self, port: int, dns_port: int = 0) -> None:
         """``serve``, for this process's own network namespace."""
-        self.serve(current_cookie(), port, dns_port, ipv6=has_ipv6_loopback(None))
+        self.serve(current_cookie(), port, dns_port, ipv6=has_ipv6_loopback(None), source=sources(None))
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
-        """Connections of this network namespace go to ``port`` on loopback, and only this user may bind it. So do DNS
-        questions to the ``DNS_SLOTS`` ports from ``dns_port`` on (0: they are left alone). ``ipv6``: whether the
-        namespace has ::1; without, connections to IPv6 addresses are taken to 127.0.0.1 too.
+    def guard(self, namespace: Namespace, *, managed: bool = False) -> list[str]:
+        """Make the agent's ports nobody else's in this network namespace, and what arrives there its workers' alone
+        (``managed``: the manager's too, at its own ports). Call it before they listen there; it stays so when the agent
+        ends. Problems, if the kernel refuses.
+        """
+        try:
+            self._doors.guard(namespace, managed=managed)
+        except LoaderError as error:
+            return [f"the agent's ports are NOT guarded in network namespace {namespace.inode}: {error}"]
+        return self._inbound.cover(namespace) if self._inbound is not None else []
 
-        Call it once workers listen: from then on nobody else can take the port, also while no agent runs.
+    def release(self, namespace: Namespace) -> None:
+        """``unserve``, and the agent's ports are anybody's again there."""
+        self.unserve(namespace.cookie)
+        self._doors.release(namespace)
+
+    def serve(
+        self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True, source: Sources = NO_SOURCES
+    ) -> None:
+        """Take connections of this network namespace to ``port`` on loopback while a worker listens there
+        (``WorkerSockets.meet``), and refuse them otherwise. Take DNS questions to the ``DNS_SLOTS`` ports from
+        ``dns_port`` on (0: leave them alone) likewise, otherwise let them go on.
+
+        ``ipv6``: whether the namespace has ::1; without it connections to IPv6 addresses are taken to 127.0.0.1 too.
+        ``source``: the addresses of sockets that connect to a resolver before they are bound.
         """
         flags = 0 if ipv6 else ListenerFlag.V4_ONLY
-        self._listeners.put(cookie, ListenerRecord(port, os.geteuid(), flags))
+        self._listeners.put(cookie, ListenerRecord(port, flags))
         if dns_port:
-            self._dns_ports.put(cookie, ListenerRecord(dns_port, os.geteuid()))
+            self._dns_ports.put(cookie, DnsRecord(dns_port, _packed(source.v4), _packed(source.v6)))
         else:
             self._dns_ports.remove(cookie)
 
@@ -166,8 +202,10 @@ class Capture:
 
     def serve_only(self, cookies: set[int]) -> None:
         """``unserve`` every other namespace but this process's own: what an earlier run of the agent left."""
-        for stale in {*self._listeners.entries(), *self._dns_ports.entries()} - cookies - {current_cookie()}:
+        served = {*self._listeners.entries(), *self._dns_ports.entries(), *self._doors.namespaces}
+        for stale in served - cookies - {current_cookie()}:
             self.unserve(stale)
+            self._doors.forget(stale)
 
     def vanished(self, cgroups: Mapping[int, str]) -> dict[int, str]:
         """Those of the cgroups of the ``resolve`` before the last that do not exist any more."""
@@ -230,12 +268,21 @@ class Capture:
         problems += self._maps.apply(enrolment.entries(), wanted, users, keep=enrolment.partial, touched=touched)
         missing = {user.number for user in users - self._maps.users}  # they did not fit
         self._entered = frozenset(self._maps.cgroups) - missing
+        problems += self._wires.follow(self._confined(enrolment.entries()), keep=enrolment.partial)
         if destinations is not None:
             self._destination_problems = destinations.problems
         if not enrolment.partial:
             problems += self._attend()
         self._problems = (*problems, *self._destination_problems)
         return replace(enrolment, problems=self._problems)
+
+    def _confined(self, entries: Mapping[int, Entry]) -> dict[int, Path]:
+        """The cgroups, and their directories, of workloads that may reach only what the registry names."""
+        return {
+            member.cgroup: member.directory
+            for number, member in self._members.items()
+            if (entry := entries.get(number)) is not None and entry.flags & CgroupFlag.REGISTRY_ONLY
+        }
 
     def watched_by(self, listener: socket.socket) -> None:
         """This TCP listener is the manager's and ends with it. From the next ``apply`` that knows all, the kernel takes
@@ -296,7 +343,8 @@ class Capture:
             destinations=len(self._maps.destinations),
             listeners={cookie: record.port for cookie, record in self._listeners.entries().items()},
             incomplete=self._maps.incomplete,
-            problems=self._problems,
+            problems=(*self._problems, *self._doors.problems),
+            reserved={cookie: sorted(ports) for cookie, ports in self._doors.reserved.items()},
         )
 
     def counters(self) -> dict[str, int]:
@@ -314,11 +362,21 @@ class Capture:
         self._dns_ports.close()
         self._counters.close()
         self._alive.close()
+        self._doors.close()
+        self._wires.close()
         self._pins.close()
 
 
+def _packed(ip: str) -> bytes:
+    return packed_ip(ip) if ip else bytes(16)
+
+
 def unload(settings: CaptureSettings) -> list[str]:
-    """Remove everything that was ever pinned for this instance; the paths that were removed. PinsBusyError while an
-    agent runs.
+    """Remove everything that was ever pinned for this instance, and reserve its ports no more; what was removed.
+    PinsBusyError while an agent runs.
     """
-    return [str(path) for path in pins.remove_all(settings.bpffs, settings.instance)]
+    made = reservations(pins.instance_path(settings.bpffs, settings.instance))
+    removed = [str(path) for path in pins.remove_all(settings.bpffs, settings.instance)]
+    given_back = undo_reservations(made).items()
+    return removed + [f"net.ipv4.ip_local_reserved_ports {listed(ports)} of network namespace {inode}"
+                      for inode, ports in given_back]  # fmt: skip

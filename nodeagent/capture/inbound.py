@@ -1,4 +1,5 @@
-"""The manager's handle on how plaintext from outside the mesh is met; and a worker's, for the listeners that take it.
+"""The manager's handle on what arrives in the namespaces of this node: plaintext from outside the mesh, and
+connections to the agent's own ports.
 
 What is in force stays in force when the agent ends: STRICT goes on refusing, PERMISSIVE refuses because nobody listens.
 """
@@ -7,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 
 from nodeagent.capture.plan import difference
 from nodeagent.loader.abi import PortMode
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.lookup import InboundLinks
 from nodeagent.loader.pins import PinDirectory
-from nodeagent.loader.ports import LocalAddresses, OwnKey, OwnPorts, PortEntry, PortKey, PortModes, Steers
+from nodeagent.loader.ports import LocalAddresses, OwnKey, OwnPorts, PortEntry, PortKey, PortModes
 from nodeagent.namespaces.handle import Namespace
 
 
@@ -42,24 +42,25 @@ class InboundGuard:
 
         Call it now and then with the same: where somebody detached the program it is attached again.
         """
-        problems: list[str] = []
         wanted = {namespace.cookie: namespace for namespace in namespaces}
-        for cookie, namespace in wanted.items():
-            if self._links.standing(cookie, namespace.inode):
-                continue
-            again = cookie in self._namespaces
-            try:
-                self._links.attach(cookie, namespace.inode, namespace.fd)
-                self._namespaces[cookie] = namespace.inode
-            except LoaderError as error:
-                problems.append(f"plaintext to workloads of network namespace {namespace.inode} is NOT met: {error}")
-                continue
-            if again:
-                problems.append("the program on arriving connections had been detached; it is attached again")
+        problems = [problem for namespace in wanted.values() for problem in self.cover(namespace)]
         for cookie in () if keep else (self._links.pinned() | self._namespaces.keys()) - wanted.keys():
             self._links.release(cookie)
             self._namespaces.pop(cookie, None)
         return problems
+
+    def cover(self, namespace: Namespace) -> list[str]:
+        """Be in force in this one too; problems, if the kernel refuses."""
+        cookie = namespace.cookie
+        if self._links.standing(cookie, namespace.inode):
+            return []
+        again = cookie in self._namespaces
+        try:
+            self._links.attach(cookie, namespace.inode, namespace.fd)
+            self._namespaces[cookie] = namespace.inode
+        except LoaderError as error:
+            return [f"what arrives in network namespace {namespace.inode} is NOT met: {error}"]
+        return ["the program on arriving connections had been detached; it is attached again"] if again else []
 
     def apply(self, ports: Mapping[PortKey, PortEntry], own: set[OwnKey], *, keep: bool = False) -> list[str]:
         """Write the differences; problems, if something did not fit. With ``keep`` nothing is taken out.
@@ -113,19 +114,3 @@ class InboundGuard:
         self._modes.close()
         self._own.close()
         self._local.close()
-
-
-class SteerTable:
-    """A worker's. ``add`` each listener for plaintext; it leaves by itself when it is closed."""
-
-    def __init__(self, pin_dir: Path, worker: int) -> None:
-        self._steers = Steers(pin_dir)
-        self._worker = worker
-
-    def add(self, netns_cookie: int, descriptor: int, *, v6: bool) -> None:
-        """From now on plaintext of that namespace and family may go to this listener. BpfError."""
-        self._steers.put(netns_cookie, self._worker, descriptor, v6=v6)
-
-    def close(self) -> None:
-        """Close the map; listeners stay in it."""
-        self._steers.close()

@@ -25,6 +25,8 @@ class CapturedFlow(NamedTuple):
     socket_cookie: int
     pid: int
     uid: int
+    scope: int = 0
+    """Interface of a link-local destination; 0: none."""
 
 
 class Accepted(Protocol):
@@ -61,7 +63,9 @@ class FlowTable:
             return None
         addr = flow.addr
         text = socket.inet_ntoa(addr[12:]) if addr.startswith(_MAPPED) else unpacked_ip(addr)
-        return CapturedFlow(SocketAddress(text, flow.port), flow.cgroup_id, flow.socket_cookie, flow.pid, flow.uid)
+        return CapturedFlow(
+            SocketAddress(text, flow.port), flow.cgroup_id, flow.socket_cookie, flow.pid, flow.uid, flow.scope
+        )
 
     def close(self) -> None:
         """Close the map."""

@@ -42,15 +42,26 @@ def ports_of(
     return entries
 
 
-def own_ports(workloads: Iterable[Workload], cgroups: Mapping[int, str]) -> set[OwnKey]:
-    """Which ports are a cgroup's own workload's. ``cgroups``: id -> uid."""
-    by_uid = {workload.uid: workload for workload in workloads}
-    return {
-        OwnKey(cgroup, port)
-        for cgroup, uid in cgroups.items()
-        if (workload := by_uid.get(uid)) is not None
-        for port in workload.ports
-    }
+def own_ports(
+    workloads: Iterable[Workload], cgroups: Mapping[int, str], namespace_of: Callable[[Workload], Iterable[int]]
+) -> set[OwnKey]:
+    """Where a cgroup's own workload, and no other, listens. ``cgroups``: id -> uid.
+
+    That is each address and port that it alone claims, and its port at every address that nobody claims if no other
+    workload of the namespace has that port. A place that several claim is nobody's own: who listens there is not known.
+    """
+    claims: dict[tuple[int, bytes, int], set[str]] = {}
+    for workload in workloads:
+        addresses = [packed for text in _addresses(workload) if (packed := _packed(text)) is not None]
+        for port in workload.ports:
+            for netns in namespace_of(workload):
+                for addr in (*addresses, ANYWHERE):
+                    claims.setdefault((netns, addr, port), set()).add(workload.uid)
+    by_uid: dict[str, list[tuple[int, bytes, int]]] = {}
+    for place, claimants in claims.items():
+        if len(claimants) == 1:
+            by_uid.setdefault(next(iter(claimants)), []).append(place)
+    return {OwnKey(cgroup, *place) for cgroup, uid in cgroups.items() for place in by_uid.get(uid, ())}
 
 
 def _addresses(workload: Workload) -> list[str]:

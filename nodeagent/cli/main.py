@@ -42,7 +42,8 @@ from nodeagent.local.client import LocalAgent, RefusedAnswerError
 from nodeagent.local.questions import AgentQuestion
 from nodeagent.local.server import LocalSocketError
 from nodeagent.local.trust import UntrustedPathError
-from nodeagent.main import Agent, capture_settings, reserved_ports
+from nodeagent.main import Agent, capture_settings
+from nodeagent.manager.ports import reserved_ports
 from nodeagent.manager.seal import SealError, seal
 from nodeagent.notify import ServiceManager
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from control.codec.values import DecodeError, decode, to_json
-from control.wire.discovery import KINDS, DiscoveryObject
+from control.wire.discovery import KINDS, DiscoveryObject, EgressMode
 from control.wire.watch import Batch, Change
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount, cgroup_id
 from nodeagent.config import Config
-from nodeagent.doctor import host, network, workloads
+from nodeagent.doctor import host, network, surroundings, workloads
 from nodeagent.doctor.finding import Finding
+from nodeagent.loader.cohabitants import packet_filters
+from nodeagent.loader.errors import LoaderError
 from nodeagent.state.view import NodeState
 
 MAX_CGROUPS = 20_000
@@ -34,30 +36,47 @@ def examine(config: Config, ask: Ask, settle: Callable[[], None] = lambda: None)
     findings = host.look(config, [*capture.get("programs", {}).values(), *capture.get("companions", {}).values()])
     findings += network.ports(config, bool(documents)) + network.control(config)
     findings += workloads.agent(documents.get("status"))
+    rows = documents.get("workloads", [])
+    findings += surroundings.look(config, any(row["egress"] != EgressMode.ALLOW_ANY.value for row in rows))
     if documents:
-        findings += workloads.each(documents["workloads"], capture, processes_by_cgroup(config).get)
+        processes, directories = processes_by_cgroup(config)
+        findings += workloads.each(rows, capture, lambda cgroup: _count(processes.get(cgroup)))
+        findings += surroundings.each(
+            rows, lambda cgroup: processes.get(cgroup, ()), lambda cgroup: _filters(directories.get(cgroup))
+        )
         findings += workloads.egress(documents["status"]["egress"])
     return findings
 
 
-def processes_by_cgroup(config: Config) -> dict[int, int]:
-    """Cgroup id -> processes in it and below, of at most MAX_CGROUPS."""
+def _count(found: list[int] | None) -> int | None:
+    return None if found is None else len(found)
+
+
+def _filters(directory: Path | None) -> list[str]:
+    with contextlib.suppress(LoaderError, OSError):
+        return packet_filters(directory) if directory is not None else []
+    return []
+
+
+def processes_by_cgroup(config: Config) -> tuple[dict[int, list[int]], dict[int, Path]]:
+    """Cgroup id -> processes in it and below, and its directory, of at most MAX_CGROUPS."""
     try:
         root = config.cgroup_root or cgroup2_mount(Path("/proc/self/mounts").read_text())
     except (CgroupError, OSError):
-        return {}
-    own: dict[Path, int] = {}
+        return {}, {}
+    own: dict[Path, list[int]] = {}
     for number, procs in enumerate(root.rglob("cgroup.procs")):
         if number >= MAX_CGROUPS:
             break
         with contextlib.suppress(OSError):
-            own[procs.parent] = len(procs.read_text().split())
-    totals: dict[Path, int] = dict.fromkeys(own, 0)
-    for path, count in own.items():
+            own[procs.parent] = [int(pid) for pid in procs.read_text().split()]
+    totals: dict[Path, list[int]] = {path: [] for path in own}
+    for path, pids in own.items():
         for above in (path, *path.parents):
             if above in totals:
-                totals[above] += count
-    return {found: count for path, count in totals.items() if (found := cgroup_id(path)) is not None}
+                totals[above] += pids
+    directories = {found: path for path in totals if (found := cgroup_id(path)) is not None}
+    return {found: totals[path] for found, path in directories.items()}, directories
 
 
 def state_of(document: Mapping[str, Any]) -> NodeState:

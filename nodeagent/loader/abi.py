@@ -16,23 +16,26 @@ MAX_DEPTH = 32
 DESTINATION_MAP = "mesh_dest_v1"
 CGROUP_MAP = "mesh_cgroup_v1"
 USER_MAP = "mesh_user_v1"
-LISTENER_MAP = "mesh_listen_v1"
+LISTENER_MAP = "mesh_listen_v2"
 CONFIG_MAP = "mesh_config_v1"
-FLOW_MAP = "mesh_flow_v1"
+FLOW_MAP = "mesh_flow_v2"
 COUNT_MAP = "mesh_count_v1"
-ORIGIN_MAP = "mesh_origin_v1"
-DIAL_MAP = "mesh_dial_v1"
-CLIENT_MAP = "mesh_client_v1"
+ORIGIN_MAP = "mesh_origin_v2"
+DIAL_MAP = "mesh_dial_v2"
+CLIENT_MAP = "mesh_client_v2"
 PORT_MAP = "mesh_port_v1"
-OWN_MAP = "mesh_own_v1"
-STEER_MAP = "mesh_steer_v1"
+OWN_MAP = "mesh_own_v2"
+STEER_MAP = "mesh_steer_v2"
 LOCAL_MAP = "mesh_local_v1"
 ALIVE_MAP = "mesh_alive_v1"
-DNS_MAP = "mesh_dns_v1"
+DNS_MAP = "mesh_dns_v2"
 EGRESS_MAP = "mesh_egress_v1"
 REFUSED_MAP = "mesh_refused_v1"
-ASKER_MAP = "mesh_asker_v1"
-RESOLVERS_MAP = "mesh_resolv_v1"
+ASKER_MAP = "mesh_asker_v2"
+RESOLVERS_MAP = "mesh_resolv_v2"
+DOOR_MAP = "mesh_door_v1"
+OURS_MAP = "mesh_ours_v1"
+CREW_MAP = "mesh_crew_v1"
 DNS_SLOTS = 4
 """Resolvers that one UDP socket may ask through the agent; its listeners in each namespace (``MESH_DNS_SLOTS``)."""
 
@@ -51,27 +54,36 @@ ENDPOINT = Layout("mesh_endpoint", ("addr", "16s"), ("port", "2s"), ("pad", "H")
 DESTINATION = Layout("mesh_destination", ("tag", "I"), ("flags", "I"))
 CGROUP = Layout("mesh_cgroup", ("tag", "I"), ("flags", "I"))
 USER_KEY = Layout("mesh_user_key", ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"))
-LISTENER = Layout("mesh_listener", ("port", "2s"), ("flags", "H"), ("uid", "I"))
+LISTENER = Layout("mesh_listener", ("port", "2s"), ("flags", "H"), ("pad", "I"))
 CONFIG = Layout("mesh_config", ("flags", "I"), ("pad", "I"))
 ORIGIN = Layout(
-    "mesh_origin", ("destination", "20s"), ("pid", "I"), ("cgroup_id", "Q"), ("uid", "I"), ("pad", "I"),
+    "mesh_origin", ("destination", "20s"), ("pid", "I"), ("cgroup_id", "Q"), ("uid", "I"), ("scope", "I"),
 )  # fmt: skip
 FLOW_KEY = Layout("mesh_flow_key", ("netns", "Q"), ("addr", "16s"), ("port", "2s"), ("pad", "6s"))
 FLOW = Layout(
     "mesh_flow", ("cookie", "Q"), ("cgroup_id", "Q"), ("ktime", "Q"), ("destination", "20s"),
-    ("pid", "I"), ("uid", "I"), ("pad", "I"),
+    ("pid", "I"), ("uid", "I"), ("scope", "I"),
 )  # fmt: skip
-DNS = Layout("mesh_dns", ("port", "2s"), ("pad", "H"), ("uid", "I"))
-RESOLVERS = Layout("mesh_resolvers", ("slot", "80s"), ("used", "I"), ("pad", "I"))
-ASKER = Layout("mesh_asker", ("netns", "Q"), ("port", "2s"), ("slot", "B"), ("v6", "B"), ("pad", "I"))
-ASKED = Layout("mesh_asked", ("cgroup_id", "Q"), ("resolver", "20s"), ("pid", "I"))
+DNS = Layout("mesh_dns", ("port", "2s"), ("pad", "H"), ("pad2", "I"), ("source", "32s"))
+RESOLVERS = Layout(
+    "mesh_resolvers", ("slot", "80s"), ("used", "I"), ("pad", "I"), ("netns", "Q"), ("cookie", "Q"), ("from", "20s"),
+    ("pad2", "I"),
+)  # fmt: skip
+ASKER = Layout("mesh_asker", ("netns", "Q"), ("from", "20s"), ("slot", "I"))
+ASKED = Layout(
+    "mesh_asked", ("cgroup_id", "Q"), ("cookie", "Q"), ("resolver", "20s"), ("pid", "I"), ("scope", "I"), ("pad", "I"),
+)  # fmt: skip
+DOOR_KEY = Layout("mesh_door_key", ("netns", "Q"), ("port", "2s"), ("protocol", "B"), ("pad", "5s"))
+DOOR = Layout("mesh_door", ("flags", "I"))
 
 DIAL_KEY = Layout("mesh_dial_key", ("netns", "Q"), ("agent", "20s"), ("app", "20s"))
-CLIENT = Layout("mesh_client", ("client", "20s"), ("role", "I"))
+CLIENT = Layout("mesh_client", ("client", "20s"), ("role", "I"), ("cgroup_id", "Q"))
 PORT_KEY = Layout("mesh_port_key", ("netns", "Q"), ("at", "20s"), ("pad", "I"))
 PORT = Layout("mesh_port", ("mode", "I"), ("flags", "I"))
-OWN_KEY = Layout("mesh_own_key", ("cgroup_id", "Q"), ("port", "2s"), ("pad", "6s"))
-STEER_KEY = Layout("mesh_steer_key", ("netns", "Q"), ("worker", "I"), ("v6", "I"))
+OWN_KEY = Layout("mesh_own_key", ("cgroup_id", "Q"), ("netns", "Q"), ("at", "20s"), ("pad", "I"))
+STEER_KEY = Layout(
+    "mesh_steer_key", ("netns", "Q"), ("at", "20s"), ("worker", "H"), ("protocol", "B"), ("pad", "B"),
+)  # fmt: skip
 EGRESS = Layout(
     "mesh_egress", ("tcp_allowed", "Q"), ("tcp_refused", "Q"), ("udp_allowed", "Q"), ("udp_refused", "Q"),
     ("other_refused", "Q"),
@@ -81,7 +93,7 @@ REFUSED = Layout("mesh_refused", ("count", "Q"), ("ktime", "Q"), ("pid", "I"), (
 
 LAYOUTS = (
     ENDPOINT, DESTINATION, CGROUP, USER_KEY, LISTENER, CONFIG, ORIGIN, FLOW_KEY, FLOW, DIAL_KEY, CLIENT,
-    DNS, RESOLVERS, ASKER, ASKED, PORT_KEY, PORT, OWN_KEY, STEER_KEY, EGRESS, REFUSED_KEY, REFUSED,
+    DNS, RESOLVERS, ASKER, ASKED, DOOR_KEY, DOOR, PORT_KEY, PORT, OWN_KEY, STEER_KEY, EGRESS, REFUSED_KEY, REFUSED,
 )  # fmt: skip
 
 
@@ -107,6 +119,20 @@ class ListenerFlag(IntFlag):
     """``enum mesh_listener_flag``."""
 
     V4_ONLY = 1
+
+
+class DoorFlag(IntFlag):
+    """``enum mesh_door_flag``."""
+
+    STEERED = 1
+    RESERVED = 2
+
+
+class Crew(IntEnum):
+    """``enum mesh_crew``."""
+
+    WORKERS = 0
+    SPREAD = 1
 
 
 class ConfigFlag(IntFlag):
@@ -173,11 +199,17 @@ class Count(IntEnum):
     EGRESS_TO_MESH = 26
     EGRESS_NOT_NOTED = 27
     REFUSED_SEALED = 28
+    REFUSED_NO_AGENT = 29
+    DOOR_NOBODY = 30
+    DNS_SHARED = 31
+    DNS_STRAY = 32
 
 
 class AttachType(IntEnum):
     """The kernel's ``enum bpf_attach_type``, as far as programs of ours use it."""
 
+    INET_INGRESS = 0
+    INET_EGRESS = 1
     INET_SOCK_CREATE = 2
     SOCK_OPS = 3
     INET4_CONNECT = 10
@@ -190,12 +222,14 @@ class AttachType(IntEnum):
     UDP6_RECVMSG = 20
     INET4_GETPEERNAME = 29
     INET6_GETPEERNAME = 30
+    INET_SOCK_RELEASE = 34
     SK_LOOKUP = 36
 
 
 PROGRAMS: dict[str, AttachType] = {
     "mesh_post_bind4": AttachType.INET4_POST_BIND,
     "mesh_post_bind6": AttachType.INET6_POST_BIND,
+    "mesh_release": AttachType.INET_SOCK_RELEASE,
     "mesh_socket": AttachType.INET_SOCK_CREATE,
     "mesh_sockops": AttachType.SOCK_OPS,
     "mesh_peername4": AttachType.INET4_GETPEERNAME,
@@ -214,6 +248,8 @@ are in place.
 
 INBOUND_PROGRAM = "mesh_inbound"
 """Of an object of its own, attached to network namespaces."""
+WIRE_PROGRAM = "mesh_wire"
+"""Of an object of its own, attached to cgroups whose egress policy is REGISTRY_ONLY."""
 
 
 def port_bytes(port: int) -> bytes:

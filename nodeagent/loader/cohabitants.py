@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.loader.abi import PROGRAMS
+from nodeagent.loader.abi import PROGRAMS, WIRE_PROGRAM, AttachType
 from nodeagent.loader.errors import BpfError
 from nodeagent.loader.sys import libbpf
 
@@ -43,6 +43,21 @@ def cohabitants(cgroups: Iterable[Path], own: Iterable[int]) -> tuple[CoHabitant
         finally:
             os.close(fd)
     return tuple(found.values())
+
+
+def packet_filters(cgroup: Path) -> list[str]:
+    """Names of the programs that see the packets of this cgroup's sockets, without our own. BpfError, OSError."""
+    fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = [
+            p
+            for hook in (AttachType.INET_INGRESS, AttachType.INET_EGRESS)
+            for p in libbpf().attached_programs(fd, hook, effective=True)
+        ]
+    finally:
+        os.close(fd)
+    names = (_name(program) or f"program {program}" for program in dict.fromkeys(found))
+    return [name for name in names if name != WIRE_PROGRAM]
 
 
 def _name(program_id: int) -> str:

@@ -22,7 +22,7 @@ _ABSENT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524)
 
 _MAP_ARRAY, _MAP_LRU_HASH, _MAP_SK_STORAGE = 2, 9, 24
 _PROG_CGROUP_SOCK, _PROG_SOCK_OPS, _PROG_SOCK_ADDR, _PROG_SK_LOOKUP = 9, 13, 18, 30
-_SOCKET_COOKIE, _NETNS_COOKIE, _ANCESTOR = 46, 122, 123
+_SOCKET_COOKIE, _NETNS_COOKIE, _ANCESTOR, _PROBE_READ_KERNEL = 46, 122, 123, 113
 _INSTRUCTION = struct.Struct("=BBhi")
 
 
@@ -88,6 +88,7 @@ _HOOKS = {
     AttachType.INET4_GETPEERNAME: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.8 or later",
     AttachType.INET6_GETPEERNAME: "CONFIG_CGROUP_BPF and CONFIG_IPV6, Linux 5.8 or later",
     AttachType.INET_SOCK_CREATE: "CONFIG_CGROUP_BPF and CONFIG_INET",
+    AttachType.INET_SOCK_RELEASE: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.9 or later",
     AttachType.INET4_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_INET",
     AttachType.INET6_POST_BIND: "CONFIG_CGROUP_BPF and CONFIG_IPV6",
     AttachType.UDP4_SENDMSG: "CONFIG_CGROUP_BPF and CONFIG_INET",
@@ -97,6 +98,19 @@ _HOOKS = {
     AttachType.SK_LOOKUP: "CONFIG_BPF_SYSCALL and CONFIG_INET, Linux 5.9 or later",
     AttachType.SOCK_OPS: "CONFIG_CGROUP_BPF and CONFIG_INET, Linux 5.15 or later",
 }
+
+
+def reads_kernel() -> bool:
+    """Whether programs on addresses may read the kernel's own structures: lockdown (confidentiality) forbids it."""
+    code = b"".join(_INSTRUCTION.pack(*parts) for parts in (
+        (0xBF, 0xA1, 0, 0), (0x07, 0x01, 0, -8), (0xB7, 0x02, 0, 4), (0xB7, 0x03, 0, 0),  # r1 = fp - 8; r2 = 4; r3 = 0
+        (0x85, 0, 0, _PROBE_READ_KERNEL), (0xB7, 0, 0, 1), (0x95, 0, 0, 0),  # call; r0 = 1; exit
+    ))  # fmt: skip
+    try:
+        os.close(libbpf().load_program(_PROG_SOCK_ADDR, AttachType.INET4_CONNECT, code))
+    except BpfError:
+        return False
+    return True
 
 
 def _probe_one(name: str, option: str, attempt: Callable[[], None]) -> Feature:
@@ -152,14 +166,16 @@ def _program(hook: AttachType) -> None:
         kind, helpers = _PROG_SK_LOOKUP, ()
     elif hook is AttachType.SOCK_OPS:
         kind, helpers = _PROG_SOCK_OPS, (_SOCKET_COOKIE, _NETNS_COOKIE)
+    elif hook is AttachType.INET_SOCK_RELEASE:
+        kind, helpers = _PROG_CGROUP_SOCK, ()
     elif hook is AttachType.INET_SOCK_CREATE:
         kind, helpers = _PROG_CGROUP_SOCK, (_ANCESTOR,)
     elif hook in (AttachType.INET4_POST_BIND, AttachType.INET6_POST_BIND):
-        kind, helpers = _PROG_CGROUP_SOCK, (_NETNS_COOKIE, _ANCESTOR)
+        kind, helpers = _PROG_CGROUP_SOCK, (_NETNS_COOKIE,)
     elif hook in (
         AttachType.INET4_CONNECT, AttachType.INET6_CONNECT, AttachType.UDP4_SENDMSG, AttachType.UDP6_SENDMSG
     ):  # fmt: skip
-        kind, helpers = _PROG_SOCK_ADDR, (_NETNS_COOKIE, _ANCESTOR)
+        kind, helpers = _PROG_SOCK_ADDR, (_NETNS_COOKIE, _ANCESTOR, _SOCKET_COOKIE)
     else:
         kind, helpers = _PROG_SOCK_ADDR, (_SOCKET_COOKIE,)
     os.close(libbpf().load_program(kind, hook, _instructions(*helpers)))

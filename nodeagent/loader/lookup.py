@@ -9,27 +9,17 @@ import os
 import re
 import sys
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nodeagent.loader.abi import INBOUND_PROGRAM, AttachType
-from nodeagent.loader.errors import BpfError, LoaderError
+from nodeagent.loader.errors import BpfError
 from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import PinDirectory
-from nodeagent.loader.sys import Libbpf, libbpf
+from nodeagent.loader.sys import libbpf
 
 OBJECT_PATH = Path(__file__).with_name("inbound.bpf.o")
 _PREFIX = "inbound_"
 _NAME = re.compile(rf"{_PREFIX}([0-9]+)\Z")
-_CDEF = "int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);"
-
-
-@cache
-def _calls() -> Libbpf:
-    sys_ = libbpf()
-    sys_.ffi.cdef(_CDEF)
-    return sys_
 
 
 class InboundLinks:
@@ -37,7 +27,7 @@ class InboundLinks:
 
     def __init__(self, pins: PinDirectory) -> None:
         self._pins = pins
-        self._sys = _calls()
+        self._sys = libbpf()
         self._held: dict[int, int] = {}
 
     def attach(self, cookie: int, inode: int, netns_fd: int) -> None:
@@ -106,9 +96,9 @@ class InboundLinks:
 
     def _program(self, cookie: int) -> MeshObject:
         """Loaded for that namespace, over the pinned maps."""
-        made = _InboundObject()
+        made = MeshObject(OBJECT_PATH)
         try:
-            made.set_namespace(cookie)
+            made.set_constants(".rodata", cookie.to_bytes(8, sys.byteorder))
             for name in made.maps:
                 made.reuse(name, self._pins.maps / name)
             made.load()
@@ -116,26 +106,3 @@ class InboundLinks:
             made.close()
             raise
         return made
-
-
-class _InboundObject(MeshObject):
-    """The object file, with the one constant that it has."""
-
-    def __init__(self) -> None:
-        super().__init__(OBJECT_PATH)
-
-    def set_namespace(self, cookie: int) -> None:
-        sys_ = _calls()
-        value = cookie.to_bytes(8, sys.byteorder)
-        result = sys_.lib.bpf_map__set_initial_value(self._constants(), value, len(value))
-        sys_.check(result, "cannot set a constant of the object")
-
-    def _constants(self) -> Any:
-        sys_ = _calls()
-        entry = sys_.lib.bpf_object__next_map(self._handle, sys_.ffi.NULL)
-        while entry != sys_.ffi.NULL:
-            name = bytes(sys_.ffi.string(sys_.lib.bpf_map__name(entry)))
-            if sys_.lib.bpf_map__is_internal(entry) and name.endswith(b".rodata"):
-                return entry
-            entry = sys_.lib.bpf_object__next_map(self._handle, entry)
-        raise LoaderError(f"the BPF object {OBJECT_PATH} has no constants; build it anew with 'make -C bpf'")

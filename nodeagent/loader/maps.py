@@ -24,6 +24,7 @@ BATCH = 4096
 """Entries a system call, where many are written or read."""
 _ORDER = sys.byteorder
 _SINGLE = bytes(4)
+_CLIENT_OF_DIAL = abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OF_DIAL, 0)
 
 
 class DestinationKey(NamedTuple):
@@ -41,20 +42,10 @@ class Tagged(NamedTuple):
 
 
 class ListenerRecord(NamedTuple):
-    """Where a network namespace's connections go, which user may listen there, and ``abi.ListenerFlag``."""
+    """Where a network namespace's connections go, and ``abi.ListenerFlag``."""
 
     port: int
-    uid: int
     flags: int = 0
-
-
-class Asked(NamedTuple):
-    """Which resolver a UDP socket meant, and who asks."""
-
-    addr: bytes
-    port: int
-    cgroup_id: int
-    pid: int
 
 
 class Flow(NamedTuple):
@@ -67,6 +58,8 @@ class Flow(NamedTuple):
     pid: int
     uid: int
     ktime: int
+    scope: int = 0
+    """Interface of a link-local destination; 0: none."""
 
 
 class _View:
@@ -227,8 +220,8 @@ class Listeners(_View):
         super().__init__(pin_dir, abi.LISTENER_MAP, 8, abi.LISTENER.size)
 
     def put(self, netns_cookie: int, record: ListenerRecord) -> None:
-        """From now on connections of that namespace go to this port, and only this user may bind it."""
-        packed = abi.LISTENER.codec.pack(abi.port_bytes(record.port), record.flags, record.uid)
+        """From now on connections of that namespace go to this port, while a worker listens there."""
+        packed = abi.LISTENER.codec.pack(abi.port_bytes(record.port), record.flags, 0)
         self._put(netns_cookie.to_bytes(8, _ORDER), packed)
 
     def remove(self, netns_cookie: int) -> bool:
@@ -239,52 +232,9 @@ class Listeners(_View):
         """All of them."""
         found = {}
         for key, value in self._items():
-            port, flags, uid = abi.LISTENER.codec.unpack(value)
-            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid, flags)
+            port, flags, _ = abi.LISTENER.codec.unpack(value)
+            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), flags)
         return found
-
-
-class DnsPorts(_View):
-    """Network namespace cookie -> ListenerRecord: the first of the agent's DNS_SLOTS ports there."""
-
-    def __init__(self, pin_dir: Path) -> None:
-        super().__init__(pin_dir, abi.DNS_MAP, 8, abi.DNS.size)
-
-    def put(self, netns_cookie: int, record: ListenerRecord) -> None:
-        """From now on DNS questions of that namespace go to these ports, and only this user may bind them."""
-        packed = abi.DNS.codec.pack(abi.port_bytes(record.port), 0, record.uid)
-        self._put(netns_cookie.to_bytes(8, _ORDER), packed)
-
-    def remove(self, netns_cookie: int) -> bool:
-        """From now on the namespace's questions go where they are sent."""
-        return self._remove(netns_cookie.to_bytes(8, _ORDER))
-
-    def entries(self) -> dict[int, ListenerRecord]:
-        """All of them."""
-        found = {}
-        for key, value in self._items():
-            port, _, uid = abi.DNS.codec.unpack(value)
-            found[int.from_bytes(key, _ORDER)] = ListenerRecord(int.from_bytes(port, "big"), uid)
-        return found
-
-
-class Askers(_View):
-    """Which resolver a UDP socket meant that asks the agent."""
-
-    def __init__(self, pin_dir: Path) -> None:
-        super().__init__(pin_dir, abi.ASKER_MAP, abi.ASKER.size, abi.ASKED.size)
-
-    def find(self, netns_cookie: int, port: int, slot: int, v6: bool) -> Asked | None:
-        """By the socket's own port and the place of the agent's listener; None if nobody asks from there."""
-        key = abi.ASKER.codec.pack(netns_cookie, abi.port_bytes(port), slot, v6, 0)
-        self._key_bytes[:] = key
-        result = self._sys.lib.bpf_map_lookup_elem(self.fd, self._key, self._value)
-        if result < 0:
-            if result == -errno.ENOENT:
-                return None
-            raise BpfError(f"cannot read {self.path}", -result)
-        cgroup_id, resolver, pid = abi.ASKED.codec.unpack(bytes(self._value_bytes))
-        return Asked(resolver[:16], int.from_bytes(resolver[16:18], "big"), cgroup_id, pid)
 
 
 class Settings(_View):
@@ -332,9 +282,9 @@ class Flows(_View):
             if result == -errno.ENOENT:
                 return None
             raise BpfError(f"cannot read {self.path}", -result)
-        cookie, cgroup_id, ktime, destination, pid, uid, _ = self._unpack(self._value_bytes)
+        cookie, cgroup_id, ktime, destination, pid, uid, scope = self._unpack(self._value_bytes)
         return Flow(
-            destination[:16], int.from_bytes(destination[16:18], "big"), cgroup_id, cookie, pid, uid, ktime,
+            destination[:16], int.from_bytes(destination[16:18], "big"), cgroup_id, cookie, pid, uid, ktime, scope,
         )  # fmt: skip
 
     def count(self) -> int:
@@ -350,7 +300,7 @@ class Clients(_View):
         self._update = self._sys.lib.bpf_map_update_elem
         self._descriptor = self._sys.ffi.cast("int *", self._key)
         self._tell = struct.Struct("!16sH").pack_into
-        self._value_bytes[:] = abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OF_DIAL)  # all but the client stays so
+        self._value_bytes[:] = _CLIENT_OF_DIAL  # all but the client stays so
 
     def tell(self, descriptor: int, addr: bytes, port: int) -> None:
         """Mark the socket: the server at its other end will see this client (port 0: none). One system call."""
@@ -363,9 +313,9 @@ class Clients(_View):
     def go_out(self, descriptor: int) -> None:
         """Mark the socket: it goes to a host outside the mesh, whoever that is, and is nobody's dial or probe."""
         try:
-            self._put(descriptor.to_bytes(4, _ORDER), abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OUTWARD))
+            self._put(descriptor.to_bytes(4, _ORDER), abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OUTWARD, 0))
         finally:
-            self._value_bytes[:] = abi.CLIENT.codec.pack(bytes(20), abi.ClientRole.OF_DIAL)
+            self._value_bytes[:] = _CLIENT_OF_DIAL
 
 
 class Counters(_View):

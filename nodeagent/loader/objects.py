@@ -15,10 +15,13 @@ from typing import Any
 
 from nodeagent.loader.abi import PROGRAMS
 from nodeagent.loader.errors import IncompatiblePinError, LoaderError
+from nodeagent.loader.features import reads_kernel
 from nodeagent.loader.pins import PinDirectory
 from nodeagent.loader.sys import Libbpf, libbpf
 
 OBJECT_PATH = Path(__file__).with_name("mesh.bpf.o")
+_PEEK_SECTION = ".rodata.peek"
+"""``mesh_peeks`` of bpf/include/peek.h."""
 _MAP_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags")
 
 
@@ -55,6 +58,12 @@ class MeshObject:
             self._sys.check(self._sys.lib.bpf_map__reuse_fd(self.maps[name], fd), f"cannot use the pinned map {pin}")
         finally:
             os.close(fd)
+
+    def set_constants(self, section: str, value: bytes) -> None:
+        """Give a section of constants, of exactly this size, another value than the object's own; before ``load``."""
+        entry = self._sys.internal_map(self._handle, section)
+        result = self._sys.lib.bpf_map__set_initial_value(entry, value, len(value))
+        self._sys.check(result, f"cannot set the constants {section}")
 
     def load(self) -> None:
         """Make the maps and pass every program through the verifier."""
@@ -130,6 +139,8 @@ class _Installation:
     def run(self, sizes: Mapping[str, int]) -> None:
         self._pins.sweep_aside()
         self._mesh.resize(sizes)
+        if not reads_kernel():
+            self._mesh.set_constants(_PEEK_SECTION, bytes(4))
         for name in self._mesh.maps:
             if (pin := self._pins.maps / name).exists():
                 self._mesh.reuse(name, pin)

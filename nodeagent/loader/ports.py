@@ -37,9 +37,12 @@ class PortEntry(NamedTuple):
 
 
 class OwnKey(NamedTuple):
-    """A cgroup and a port of the workload that it belongs to."""
+    """A cgroup, and where the workload that it belongs to listens."""
 
     cgroup_id: int
+    netns: int
+    """Cookie of the network namespace."""
+    addr: bytes
     port: int
 
 
@@ -83,7 +86,9 @@ class OwnPorts(_View):
     def entries(self) -> set[OwnKey]:
         """All of them."""
         unpacked = (abi.OWN_KEY.codec.unpack(key) for key, _ in self._all())
-        return {OwnKey(cgroup_id, int.from_bytes(port, "big")) for cgroup_id, port, _ in unpacked}
+        return {
+            OwnKey(cgroup_id, netns, at[:16], int.from_bytes(at[16:18], "big")) for cgroup_id, netns, at, _ in unpacked
+        }
 
 
 class LocalAddresses(_View):
@@ -105,21 +110,11 @@ class LocalAddresses(_View):
         return {key for key, _ in self._all()}
 
 
-class Steers(_View):
-    """Where workers say on which of their listeners they take plaintext."""
-
-    def __init__(self, pin_dir: Path) -> None:
-        super().__init__(pin_dir, abi.STEER_MAP, abi.STEER_KEY.size, 8)
-
-    def put(self, netns: int, worker: int, descriptor: int, *, v6: bool) -> None:
-        """From now on plaintext of that namespace and family may go to this listener, until it is closed."""
-        self._put(abi.STEER_KEY.codec.pack(netns, worker, v6), descriptor.to_bytes(8, _ORDER))
-
-
 def _port(key: PortKey) -> bytes:
     at = abi.ENDPOINT.codec.pack(key.addr, abi.port_bytes(key.port), 0)
     return abi.PORT_KEY.codec.pack(key.netns, at, 0)
 
 
 def _own(key: OwnKey) -> bytes:
-    return abi.OWN_KEY.codec.pack(key.cgroup_id, abi.port_bytes(key.port), b"")
+    at = abi.ENDPOINT.codec.pack(key.addr, abi.port_bytes(key.port), 0)
+    return abi.OWN_KEY.codec.pack(key.cgroup_id, key.netns, at, 0)

@@ -55,6 +55,7 @@ uint32_t bpf_map__key_size(const struct bpf_map *map);
 uint32_t bpf_map__value_size(const struct bpf_map *map);
 uint32_t bpf_map__max_entries(const struct bpf_map *map);
 uint32_t bpf_map__map_flags(const struct bpf_map *map);
+int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
 
 struct bpf_prog_load_opts {
@@ -191,6 +192,15 @@ class Libbpf:
                 found[self._text(self.lib.bpf_map__name(entry))] = entry
             entry = self.lib.bpf_object__next_map(handle, entry)
         return found
+
+    def internal_map(self, handle: Any, suffix: str) -> Any:
+        """The map that libbpf makes of this section of constants; BpfError if the object has none."""
+        entry = self.lib.bpf_object__next_map(handle, self.ffi.NULL)
+        while entry != self.ffi.NULL:
+            if self.lib.bpf_map__is_internal(entry) and self._text(self.lib.bpf_map__name(entry)).endswith(suffix):
+                return entry
+            entry = self.lib.bpf_object__next_map(handle, entry)
+        raise BpfError(f"the BPF object has no constants {suffix}", errno.ENOENT, "build it anew with 'make -C bpf'")
 
     # -- single programs and maps (probes) ---------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from nodeagent.namespaces.census import census
 from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.namespaces.loopback import has_ipv6_loopback
+from nodeagent.namespaces.sources import NO_SOURCES, Sources, sources
 
 MAX_NAMESPACES: Final = 4000
 """Network namespaces that one agent serves (``MESH_MAX_LISTENERS`` of the BPF programs, less some). Connections of
@@ -35,7 +36,15 @@ logger = logging.getLogger(__name__)
 class Serving(Protocol):
     """What is used of ``capture.controller.Capture``."""
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
+    def guard(self, namespace: Namespace) -> list[str]:
+        """The agent's ports are nobody else's in this network namespace; problems."""
+
+    def release(self, namespace: Namespace) -> None:
+        """``unserve``, and they are anybody's again."""
+
+    def serve(
+        self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True, source: Sources = NO_SOURCES
+    ) -> None:
         """Captured connections and questions of this network namespace, which has ::1 or has not, go to these ports: a
         worker listens there.
         """
@@ -139,6 +148,8 @@ class NodeNamespaces:
                 namespace.close()
                 continue
             self._held[inode] = namespace
+            for problem in self._serving.guard(namespace):
+                logger.error("%s", problem)
             news.append(namespace)
             logger.info("network namespace %d (cookie %d): process %d is enrolled", inode, namespace.cookie, pid)
         for problem in set(unopened.values()) - set(self._unopened.values()):
@@ -150,7 +161,7 @@ class NodeNamespaces:
         logger.info("network namespace %d (cookie %d): its last enrolled process has left", *_names(namespace))
         self._served.pop(namespace.cookie, None)
         self._worker_problems.pop(namespace.cookie, None)
-        self._serving.unserve(namespace.cookie)
+        self._serving.release(namespace)
         namespace.close()
 
     def _find_homes(self, cgroups: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
@@ -195,7 +206,9 @@ class NodeNamespaces:
         namespace = next((held for held in self._held.values() if held.cookie == cookie), None)
         wanted = (answers, has_ipv6_loopback(namespace) if namespace is not None else True)
         if self._served.get(cookie) != wanted:
-            self._serving.serve(cookie, self._ports[0], self._ports[1] if answers else 0, ipv6=wanted[1])
+            self._serving.serve(
+                cookie, self._ports[0], self._ports[1] if answers else 0, ipv6=wanted[1], source=sources(namespace)
+            )
             self._served[cookie] = wanted
 
     @property

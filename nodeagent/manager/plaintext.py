@@ -14,7 +14,7 @@ from nodeagent.capture.addresses import host_addresses
 from nodeagent.capture.ports import own_ports, ports_of
 from nodeagent.loader.abi import PortMode
 from nodeagent.loader.ports import OwnKey, PortEntry, PortKey
-from nodeagent.namespaces.handle import Namespace
+from nodeagent.namespaces.handle import Namespace, own
 from nodeagent.policy.plaintext import effective_mode
 from nodeagent.state.view import NodeState
 
@@ -87,7 +87,8 @@ class PlaintextPorts:
         if self._stale:
             self._not_written = tuple(self._apply(state, homes))
             self._stale = False
-        namespaces = {namespace.cookie: namespace for home in homes.values() for namespace in home}
+        namespaces = {own().cookie: own()}  # the agent's ports are there, whether or not workloads are
+        namespaces |= {namespace.cookie: namespace for home in homes.values() for namespace in home}
         guarded = self._guard.guard(namespaces.values(), keep=not state.complete)
         problems = (*guarded, *self._not_written, *self._guard.know(host_addresses()))
         for problem in problems:
@@ -99,7 +100,8 @@ class PlaintextPorts:
         local = state.local_workloads(self._node)
         cookies = {uid: [namespace.cookie for namespace in home] for uid, home in homes.items()}
         ports = ports_of(local, lambda workload: cookies[workload.uid], effective_mode, self._reserved)
-        return self._guard.apply(ports, own_ports(local, self._cgroups), keep=not state.complete)
+        owned = own_ports(local, self._cgroups, lambda workload: cookies[workload.uid])
+        return self._guard.apply(ports, owned, keep=not state.complete)
 
     async def run(self) -> None:
         """Until cancelled. A failure leaves what is in force and is tried again."""

@@ -51,11 +51,13 @@ def seal(capture: Capture, directory: Remembering, node: str, reserved: frozense
     state.apply(batch)
     local = state.local_workloads(node)
     capture.seal()
+    opened = capture.open_inbound()
+    unguarded = capture.guard(own())
     destinations = destinations_of(state.services(), state.workloads())
     known = capture.resolve(local)
     # partial: cgroups that are not there yet do not mean that their workloads have left
     applied = capture.apply(replace(known, partial=True), destinations)
-    ports = PlaintextPorts(capture.open_inbound(), node, _here, reserved)
+    ports = PlaintextPorts(opened, node, _here, reserved)
     try:
         ports.changed(state)
         ports.enrolled(known.cgroups)
@@ -63,7 +65,7 @@ def seal(capture: Capture, directory: Remembering, node: str, reserved: frozense
         return Sealed(
             len(destinations.entries),
             len(local),
-            (*(p for p in applied.problems if p != SEALED_STILL), *ports.problems),
+            (*unguarded, *(p for p in applied.problems if p != SEALED_STILL), *ports.problems),
         )
     finally:
         ports.close()

@@ -7,5 +7,5 @@ process).
 A socket belongs for ever to the namespace in which it was created, whatever thread uses it later.
 So what runs inside is no more than creating a socket; binding, listening and connecting need no
 entering. It knows no mesh.
-Imported by ``capture``, ``flows``, ``manager``, ``net``, ``relay``, ``worker``.
+Imported by ``admin``, ``capture``, ``doctor``, ``flows``, ``manager``, ``net``, ``relay``, ``worker``.
 """

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.namespaces.occupied import occupants, others_listen, told
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import (
     for_application,
@@ -57,27 +58,43 @@ class ListenError(OSError):
     """A port could not be opened; the message names it and says what to do."""
 
 
+class ListenerClaim(Protocol):
+    """How the kernel is told that a listener is the agent's own (``capture.doors.WorkerSockets``), in one namespace. It
+    then gives the listener what arrives at an address, also where that is not what the listener is bound to.
+    """
+
+    def mark(self, descriptor: int) -> None:
+        """Before it is bound. OSError if the kernel does not take it."""
+
+    def meet(self, at: SocketAddress, descriptor: int) -> None:
+        """Once it listens. OSError if the kernel does not take it."""
+
+
 def listen_for_tunnels(
     poller: Poller,
     threshold: Threshold,
     make_protocol: Callable[[Arrival], BaseProtocol],
     address: SocketAddress,
     inside: Namespace | None = None,
+    claim: ListenerClaim | None = None,
 ) -> TunnelListener:
     """Open a listener for tunnels that this worker shares with its siblings (SO_REUSEPORT). ``::`` is dual stack.
 
     ``inside`` another network namespace than the agent's own it need not have the address yet: its loopback interface
-    may still be down.
+    may still be down. ``claim``: connections go to it past SO_REUSEPORT groups, and old connections on the port do not
+    matter.
     """
     listener = make(address, inside)
     try:
         unpaced_at_first(listener)
-        _bind(listener, address, inside)
+        _bind(listener, address, inside, claim)
         listener.listen(BACKLOG)
         no_early_connections(listener)
+        if claim is not None:
+            claim.meet(address, listener.fileno())
         return TunnelListener(poller, listener, threshold, make_protocol)
     except OSError as error:
-        raise _cannot_listen(listener, address, error) from error
+        raise _cannot_listen(listener, address, error, inside) from error
 
 
 def listen_for_apps(
@@ -87,36 +104,62 @@ def listen_for_apps(
     inside: Namespace | None = None,
     *,
     near: bool = False,
+    claim: ListenerClaim | None = None,
 ) -> AppListener:
     """As ``listen_for_tunnels``, for connections of applications: closing one resets it until its orderly end.
-    ``near``: all of them are on this node.
+    ``near``: all of them are on this node, and come to this very port.
     """
     listener = make(address, inside)
     try:
         for_application(listener)
         if near:
             within_node(listener)
-        _bind(listener, address, inside)
+        elsewhere = _bind(listener, address, inside, claim)
         listener.listen(BACKLOG)
         no_early_connections(listener)
-        return AppListener(poller, listener, factory)
+        if claim is not None:
+            claim.meet(address, listener.fileno())
+        return AppListener(poller, listener, factory, only=address.port if near and elsewhere else 0)
     except OSError as error:
-        raise _cannot_listen(listener, address, error) from error
+        raise _cannot_listen(listener, address, error, inside) from error
 
 
-def _bind(listener: socket.socket, address: SocketAddress, inside: Namespace | None) -> None:
+def _bind(
+    listener: socket.socket, address: SocketAddress, inside: Namespace | None, claim: ListenerClaim | None
+) -> bool:
+    """Whether it had to be bound to another port, because old connections have this one."""
     if inside is not None:
         freely_bound(listener)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if listener.family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.ip != "::")
-    listener.bind(tuple(address))
+    if claim is not None:
+        claim.mark(listener.fileno())
+    try:
+        listener.bind(tuple(address))
+    except OSError as error:
+        if claim is None or error.errno != errno.EADDRINUSE:
+            raise
+        found = occupants(inside, address.port)
+        if others_listen(found, address.ip, siblings=True):
+            raise
+        listener.bind((address.ip, 0))
+        _log.warning(
+            "port %d is held by %s; the kernel brings connections to %s to port %d instead",
+            address.port, told(found), address, listener.getsockname()[1],
+        )  # fmt: skip
+        return True
+    return False
 
 
-def _cannot_listen(listener: socket.socket, address: SocketAddress, error: OSError) -> ListenError:
+def _cannot_listen(
+    listener: socket.socket, address: SocketAddress, error: OSError, inside: Namespace | None
+) -> ListenError:
     listener.close()
-    what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+    what = error.strerror
+    if error.errno == errno.EADDRINUSE:
+        what = f"the port is held by {told(occupants(inside, address.port))}"
     return ListenError(error.errno or 0, f"cannot listen on {address}: {what}; free the port or configure another")
 
 
@@ -195,11 +238,18 @@ class Acceptor:
 class AppListener(Acceptor):
     """Of applications: each gets its protocol at once."""
 
-    def __init__(self, poller: Poller, listener: socket.socket, factory: Callable[[], BaseProtocol]) -> None:
+    def __init__(
+        self, poller: Poller, listener: socket.socket, factory: Callable[[], BaseProtocol], *, only: int = 0
+    ) -> None:
+        """``only``: connections to other ports than this, which may reach it by its own, are closed; 0: none are."""
         self._factory = factory
+        self._only = only
         super().__init__(poller, listener)
 
     def _welcome(self, accepted: socket.socket, peername: Any) -> None:
+        if self._only and accepted.getsockname()[1] != self._only:
+            accepted.close()
+            return
         try:
             transport = SocketTransport(self._poller, accepted, self._factory(), peername)
         except BaseException:

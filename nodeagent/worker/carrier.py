@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nodeagent import channel
+from nodeagent.capture.doors import WorkerSockets
 from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.services import Services
 from nodeagent.limits.excess import METRIC
@@ -31,6 +32,8 @@ class Carrier:
     listeners: Listeners
     inhabited: Inhabited
     departures: Departures
+    sockets: WorkerSockets | None = None
+    """None: nothing is captured on this node."""
     dns: DnsService | None = None
     """None: DNS questions are left alone."""
 

@@ -6,7 +6,6 @@ import logging
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -17,7 +16,7 @@ from control.wire.discovery import EgressMode
 from nodeagent import channel
 from nodeagent.capture.askers import AskerTable
 from nodeagent.capture.clients import ClientTable
-from nodeagent.capture.inbound import SteerTable
+from nodeagent.capture.doors import WorkerSockets
 from nodeagent.capture.origdst import Accepted, FlowTable
 from nodeagent.dns.io.desk import Asking, Desk
 from nodeagent.dns.io.lookup import NameLookup, Resolvers
@@ -81,19 +80,22 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         clients=ClientTable(Path(start.pin_dir)) if start.pin_dir else None, homes=known.inhabited,
     )  # fmt: skip
     dns = _dns(start, known, excess)
+    sockets = WorkerSockets(Path(start.pin_dir), start.index) if start.pin_dir else None
     reach = Reach(services, Balancer(SystemRandom()))
     reach.external.lookup = NameLookup(Resolvers(Path(start.resolv_conf)).ask, known.loop.time, known.tasks.spawn)
     inbound = Inbound(services, reach)
     outbound = Outbound(services, _captured(start), known.enrolled, reach)
     if dns is not None:
         outbound.resolver = lambda transport, captured, home: dns.take(
-            transport, Asking(captured.destination, captured.cgroup_id), socket if home is None else make_inside(home)
-        )
+            transport, Asking(captured.destination, captured.cgroup_id, captured.scope),
+            socket if home is None else make_inside(home),
+        )  # fmt: skip
     return Carrier(
         services=services,
         outbound=outbound,
         inbound=inbound,
-        listeners=Listeners(known.poller),
+        listeners=Listeners(known.poller, sockets),
+        sockets=sockets,
         inhabited=known.inhabited,
         departures=Departures(tracker, lambda: inbound.tunnels, is_held),
         dns=dns,
@@ -109,15 +111,14 @@ async def open_listeners(
     plaintext = Plaintext(carrier.services, carrier.outbound.reach, start.inbound_port)
     if start.pin_dir:
         carrier.listeners.open_captured(carrier.outbound, start.outbound_port)
-        with closing(SteerTable(Path(start.pin_dir), start.index)) as steers:
-            carrier.listeners.open_plaintext(plaintext, start.inbound_port, steers)
+        carrier.listeners.open_plaintext(plaintext, start.inbound_port)
     if carrier.dns is not None:
-        await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6)
+        await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6, carrier.listeners.claim(None))
     carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
     doors = Doors(
         outbound=carrier.outbound, outbound_port=start.outbound_port, inbound=carrier.inbound,
         tunnel_port=start.tunnel_port, dns=carrier.dns, plaintext=plaintext,
-        plaintext_port=start.inbound_port, steers=lambda: SteerTable(Path(start.pin_dir), start.index),
+        plaintext_port=start.inbound_port, sockets=carrier.sockets,
     )  # fmt: skip
     await carrier.inhabited.open(doors, carrier.departures, report)
 
@@ -131,9 +132,9 @@ def _dns(start: channel.Start, known: Known, excess: Excess) -> DnsService | Non
         return None
     askers = AskerTable(Path(start.pin_dir))
 
-    def find(cookie: int, port: int, slot: int, v6: bool) -> Asking | None:
-        asker = askers.find(cookie, port, slot, v6)
-        return Asking(asker.resolver, asker.cgroup_id) if asker is not None else None
+    def find(cookie: int, source: SocketAddress, slot: int) -> Asking | None:
+        asker = askers.find(cookie, source, slot)
+        return Asking(asker.resolver, asker.cgroup_id, asker.scope) if asker is not None else None
 
     desk = Desk(
         known.loop, known.state, _confinement(known),

@@ -17,6 +17,8 @@ from nodeagent.loader.objects import OBJECT_PATH
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_MAP_NAME = 15
+VERIFIED_ONCE = {"mesh_enrolled_cgroup", "mesh_is_served", "mesh_take_port"}
+"""Functions that programs call: global, so that the verifier looks at each once."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,8 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
         ("mesh_dest_flag", "MESH_DEST_", abi.DestinationFlag),
         ("mesh_cgroup_flag", "MESH_CGROUP_", abi.CgroupFlag),
         ("mesh_listener_flag", "MESH_LISTENER_", abi.ListenerFlag),
+        ("mesh_door_flag", "MESH_DOOR_", abi.DoorFlag),
+        ("mesh_crew", "MESH_CREW_", abi.Crew),
         ("mesh_config_flag", "MESH_CONFIG_", abi.ConfigFlag),
         ("mesh_client_role", "MESH_CLIENT_", abi.ClientRole),
         ("mesh_port_mode", "MESH_PORT_", abi.PortMode),
@@ -79,14 +83,14 @@ def test_the_maps_are_those_that_we_open_and_their_names_fit_the_kernel(types: l
         abi.DESTINATION_MAP, abi.CGROUP_MAP, abi.LISTENER_MAP, abi.CONFIG_MAP, abi.FLOW_MAP, abi.COUNT_MAP,
         abi.ORIGIN_MAP, abi.DIAL_MAP, abi.CLIENT_MAP, abi.PORT_MAP, abi.OWN_MAP, abi.STEER_MAP, abi.LOCAL_MAP,
         abi.ORIGIN_MAP, abi.DNS_MAP, abi.ASKER_MAP, abi.RESOLVERS_MAP, abi.EGRESS_MAP, abi.REFUSED_MAP,
-        abi.USER_MAP, abi.ALIVE_MAP,
+        abi.USER_MAP, abi.ALIVE_MAP, abi.DOOR_MAP, abi.OURS_MAP, abi.CREW_MAP,
     }  # fmt: skip
     assert all(re.fullmatch(r"mesh_[a-z]+_v[0-9]+", name) and len(name) <= MAX_MAP_NAME for name in names)
 
 
 def test_the_programs_are_those_that_we_attach(types: list[dict[str, Any]]) -> None:
     functions = {entry["name"] for entry in types if entry["kind"] == "FUNC" and entry.get("linkage") == "global"}
-    assert functions == set(abi.PROGRAMS)
+    assert functions - VERIFIED_ONCE == set(abi.PROGRAMS)
 
 
 def test_the_bounds_are_the_same() -> None:

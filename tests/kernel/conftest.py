@@ -28,12 +28,13 @@ from control.wire.address import SocketAddress, canonical_ip
 from control.wire.discovery import Selectors, Workload
 from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture, CaptureSettings
+from nodeagent.capture.doors import WorkerSockets
 from nodeagent.capture.origdst import CapturedFlow, FlowTable
 from nodeagent.capture.plan import Destinations, Enrolment, Entry
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import probe
 from nodeagent.loader.objects import OBJECT_PATH
-from nodeagent.namespaces.handle import current_cookie
+from nodeagent.namespaces.handle import Namespace, current_cookie
 from tests.support.degraded import flips, says_why
 from tests.support.pace import patient
 
@@ -285,11 +286,22 @@ class Node:
         self.cookie = lab.inside(current_cookie)
         self.flows = FlowTable(self.capture.pin_dir, self.cookie)
         lab.stack.callback(self.flows.close)
+        self.sockets = WorkerSockets(self.capture.pin_dir, 0)
+        lab.stack.callback(self.sockets.close)
         self.listeners = {ip: lab.listen(ip, CAPTURE_PORT) for ip in ("127.0.0.1", "::1")}
+        for ip, listener in self.listeners.items():
+            self.sockets.meet(self.cookie, SocketAddress(ip, CAPTURE_PORT), listener.fileno())
         lab.inside(lambda: self.capture.set_listeners(CAPTURE_PORT))
 
     def _close(self) -> None:
         self.capture.close()  # whichever it is by then
+
+    def guard(self) -> Namespace:
+        """The agent's ports are nobody else's in the lab's namespace."""
+        namespace = Namespace(os.dup(self.lab.netns))
+        self.lab.stack.callback(namespace.close)
+        assert self.capture.guard(namespace) == []
+        return namespace
 
     def mesh(self, *addresses: tuple[str, int]) -> Enrolment:
         """Make these the mesh's destinations."""

@@ -13,7 +13,7 @@
 #define OFFSET 14 /* of the question: an Ethernet header is what the kernel insists on */
 
 struct question {
-	__u8 known, incomplete, enrolled, listener, resolver, confined, outside, sealed;
+	__u8 known, incomplete, enrolled, listener, resolver, confined, outside, sealed, served, pad[3];
 	struct mesh_addr addr;
 };
 
@@ -42,6 +42,7 @@ int ask(struct __sk_buff *skb)
 	facts.confined = question.confined;
 	facts.outside = question.outside;
 	facts.sealed = question.sealed;
+	facts.served = question.served;
 	decision = mesh_decide(&facts);
 	answer.verdict = decision.verdict;
 	answer.reason = decision.reason;

@@ -23,12 +23,12 @@ from nodeagent.loader.objects import MeshObject
 HERE = Path(__file__).parent
 BPF = HERE.parent.parent / "bpf"
 ETHERNET = bytes(12) + b"\x08\x00"
-PASS, CAPTURE, REFUSE = range(3)
+PASS, CAPTURE, REFUSE, NOBODY = range(4)
 MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Answer(NamedTuple):
-    """What the headers say of seven facts and an address."""
+    """What the headers say of some facts and an address."""
 
     stream: tuple[int, int]
     """(verdict, reason) of a connect()."""
@@ -85,10 +85,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def ask(run: Run) -> Ask:
-    """(eight facts, address) -> what follows from them."""
+    """(nine facts, address) -> what follows from them."""
 
     def asked(facts: bytes, addr: bytes) -> Answer:
-        result, told = run("ask", facts.ljust(8, b"\0") + addr)
+        result, told = run("ask", facts.ljust(12, b"\0") + addr)
         assert result == 0
         verdict, reason, concerned, v4, datagram, why, inside, _, like, is_loopback = struct.unpack_from(
             "=8B16sI", told
@@ -102,7 +102,7 @@ def ask(run: Run) -> Ask:
 
 def oracle(
     known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool, confined: bool, outside: bool,
-    sealed: bool,
+    sealed: bool, served: bool,
 ) -> tuple[int, Count]:  # fmt: skip
     """What ought to become of a connect()."""
     if not enrolled and known and sealed:
@@ -110,8 +110,10 @@ def oracle(
     if not enrolled:
         return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
     if known:
-        return (CAPTURE, Count.CAPTURED) if listener else (REFUSE, Count.REFUSED_NO_LISTENER)
-    if resolver and listener:
+        if not listener:
+            return REFUSE, Count.REFUSED_NO_LISTENER
+        return (CAPTURE, Count.CAPTURED) if served else (NOBODY, Count.REFUSED_NO_AGENT)
+    if resolver and served:
         return CAPTURE, Count.DNS_TCP
     if incomplete:
         return REFUSE, Count.REFUSED_INCOMPLETE
@@ -126,11 +128,11 @@ def datagram_oracle(known: bool, enrolled: bool, confined: bool, outside: bool) 
 
 
 @pytest.mark.parametrize(
-    "facts", list(product([False, True], repeat=8)), ids=lambda facts: "".join(map(str, map(int, facts)))
+    "facts", list(product([False, True], repeat=9)), ids=lambda facts: "".join(map(str, map(int, facts)))
 )
 def test_every_decision(ask: Ask, facts: tuple[bool, ...]) -> None:
     answer = ask(bytes(facts), bytes(16))
-    known, _, enrolled, _, _, confined, outside, _ = facts
+    known, _, enrolled, _, _, confined, outside, _, _ = facts
     assert answer.stream == oracle(*facts)
     assert answer.datagram == datagram_oracle(known, enrolled, confined, outside)
     if not answer.concerned:

@@ -6,9 +6,13 @@ import contextlib
 import errno
 import os
 import socket
+import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -291,6 +295,87 @@ def test_a_cgroup_that_is_nobodys_has_the_strictest_policy_of_those_that_claim_i
     other = replace(mine, uid="shop/other", egress_mode=EgressMode.REGISTRY_ONLY)
     node.local = [mine, other]
     enrolment = node.capture.sync(node.local, destinations())
-    assert enrolment.contested == {node.app.stat().st_ino}
+    assert set(enrolment.contested) == {node.app.stat().st_ino}
     with pytest.raises(PermissionError):
         node.lab.client(node.app, sends(family, (family.address(family.local), PORT))["udp-sendto"])
+
+
+def cable() -> int:
+    """The number of an interface that leads out of the namespace."""
+    for command in (
+        "link add mesh9 type veth peer name mesh8", "link set mesh8 up", "link set mesh9 up",
+        "addr add 10.8.8.8/24 dev mesh9", "addr add fd08::8/64 dev mesh9 nodad", "-6 route add default dev mesh9",
+        "route add default dev mesh9",
+    ):  # fmt: skip
+        subprocess.run(["ip", *command.split()], check=True)
+    return socket.if_nametoindex("mesh9")
+
+
+BOUND = {
+    "device": (socket.SOL_SOCKET, 25, b"mesh9\0"),
+    "preferred": (socket.IPPROTO_IP, 50, None),
+}
+"""SO_BINDTODEVICE; IP_UNICAST_IF, for which IPv6 has one of its own."""
+
+
+@pytest.mark.parametrize("how", BOUND)
+def test_nothing_that_is_bound_to_a_device_counts_as_loopback(confined: Node, family: Family, how: str) -> None:
+    """It would leave by that device, whatever the address."""
+
+    index = confined.lab.inside(cable)
+    level, option, value = BOUND[how]
+    if value is None:
+        value = index.to_bytes(4, "big")
+        if family.name == "v6":
+            level, option = socket.IPPROTO_IPV6, 76
+
+    def attempt(kind: int, connecting: bool) -> int:
+        with socket.socket(family.af, kind) as client:
+            client.setsockopt(level, option, value)
+            where = (family.address(family.loopback), 9)
+            try:
+                client.connect(where) if connecting else client.sendto(b"x", where)
+            except OSError as error:
+                return error.errno or -1
+            return 0
+
+    for kind, connecting in ((SOCK_DGRAM, False), (SOCK_DGRAM, True), (SOCK_STREAM, True)):
+        assert confined.lab.client(confined.app, partial(attempt, kind, connecting)) == errno.EPERM
+
+
+def test_a_datagram_for_loopback_never_leaves_by_the_interface_that_it_names(confined: Node, family: Family) -> None:
+    """With IP_PKTINFO, of which the hooks on addresses see nothing; whether or not the agent lives."""
+    index = confined.lab.inside(cable)
+    if family.name == "v6":
+        message = (socket.IPPROTO_IPV6, 50, bytes(16) + index.to_bytes(4, sys.byteorder))
+    else:
+        message = (socket.IPPROTO_IP, 8, struct.pack("=I8x", index))
+    sniffer = confined.lab.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)))
+    confined.lab.stack.callback(sniffer.close)
+    sniffer.bind(("mesh8", 3))
+    secret = f"secret {family.name}".encode()
+
+    def send(source: str = "") -> int:
+        with socket.socket(socket.AF_INET6 if family.name == "v6" else socket.AF_INET, SOCK_DGRAM) as client:
+            if source:
+                client.bind((source, 0))
+            try:
+                client.sendmsg([secret], [message], 0, (family.loopback, 9))
+            except OSError as error:
+                return error.errno or -1
+            return 0
+
+    own = "fd08::8" if family.name == "v6" else "10.8.8.8"
+    confined.capture.close()
+    for source in ("", own):
+        assert confined.lab.client(confined.app, partial(send, source)) != 0
+    confined.capture = Capture.open(confined.lab.settings)
+    assert confined.lab.client(confined.app, send) != 0
+    sniffer.setblocking(False)
+    seen = b""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            seen += sniffer.recv(2000)
+    assert secret not in seen
+    confine(confined, EgressMode.ALLOW_ANY)
+    assert not [pin for pin in (confined.capture.pin_dir / "links").iterdir() if pin.name.startswith("wire_")]

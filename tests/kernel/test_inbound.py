@@ -13,8 +13,9 @@ import pytest
 
 from control.wire.address import SocketAddress, packed_ip
 from nodeagent.capture.clients import ClientTable
-from nodeagent.capture.inbound import InboundGuard, SteerTable
+from nodeagent.capture.inbound import InboundGuard
 from nodeagent.loader.abi import PortFlag, PortMode
+from nodeagent.loader.maps import EnrolledCgroups, Tagged
 from nodeagent.loader.ports import ANYWHERE, OwnKey, PortEntry, PortKey
 from nodeagent.namespaces.handle import Namespace
 from tests.kernel.conftest import CLIENT_SECONDS, FAMILIES, Family, Node, connect, workload
@@ -44,7 +45,7 @@ class Guarded:
     def meet(self, mode: int, flags: int = 0, addr: str | None = None, port: int = PORT) -> None:
         """Plaintext to that port (and to no other) is met so."""
         at = packed_ip(addr) if addr else ANYWHERE
-        own = {OwnKey(self.node.app.stat().st_ino, port)}
+        own = {OwnKey(self.node.app.stat().st_ino, self.namespace.cookie, at, port)}
         assert self.guard.apply({PortKey(self.namespace.cookie, at, port): PortEntry(mode, flags)}, own) == []
 
     def ask(self, cgroup: str, family: Family, ip: str, port: int = PORT) -> dict[str, Any]:
@@ -64,11 +65,9 @@ class Guarded:
 
     def steer(self) -> dict[str, socket.socket]:
         """The agent's listeners for plaintext."""
-        table = SteerTable(self.node.capture.pin_dir, 3)
         made = {ip: self.lab.listen(ip, STEER_PORT) for ip in ("127.0.0.1", "::1")}
         for ip, handle in made.items():
-            table.add(self.namespace.cookie, handle.fileno(), v6=":" in ip)
-        table.close()
+            self.node.sockets.meet_plaintext(self.namespace.cookie, 6 if ":" in ip else 4, handle.fileno())
         return made
 
     def count(self, name: str) -> int:
@@ -168,7 +167,7 @@ def test_an_earlier_mark_does_not_help(guarded: Guarded, family: Family) -> None
     strict = PortEntry(PortMode.STRICT, 0)
     guarded.guard.apply(
         {PortKey(cookie, ANYWHERE, PORT): strict, PortKey(cookie, ANYWHERE, PORT + 7): strict},
-        {OwnKey(app, PORT + 7)},
+        {OwnKey(app, guarded.namespace.cookie, ANYWHERE, PORT + 7)},
     )
 
     def twice() -> tuple[int, int]:
@@ -306,3 +305,26 @@ def test_a_namespace_that_is_gone_leaves_no_pin(guarded: Guarded) -> None:
     assert [pin.name for pin in (guarded.node.capture.pin_dir / "links").glob("inbound_*")] == [
         f"inbound_{guarded.namespace.cookie}"
     ]
+
+
+def test_of_two_workloads_with_one_port_neither_passes_for_the_other(guarded: Guarded, family: Family) -> None:
+    """Their servers are at two addresses: what is one's own is decided with the address."""
+    app, other = guarded.node.app.stat().st_ino, guarded.lab.cgroup("other").stat().st_ino
+    cookie = guarded.namespace.cookie
+    enrolled = EnrolledCgroups(guarded.node.capture.pin_dir)
+    enrolled.put(other, Tagged(1, 0))
+    enrolled.close()
+    strict = PortEntry(PortMode.STRICT, 0)
+    places = {app: packed_ip(family.local), other: packed_ip(family.loopback)}
+    assert guarded.guard.apply(
+        {PortKey(cookie, addr, PORT): strict for addr in (*places.values(), ANYWHERE)},
+        {OwnKey(cgroup, cookie, addr, PORT) for cgroup, addr in places.items()},
+    ) == []  # fmt: skip
+    guarded.ask("app", family, family.local)
+    guarded.ask("other", family, family.loopback)
+    unspecified = {"v4": "0.0.0.0", "v6": "::", "mapped": "0.0.0.0"}[family.name]
+    guarded.ask("other", family, unspecified)  # which is loopback
+    for cgroup, ip in (("app", family.loopback), ("app", unspecified), ("other", family.local)):
+        with pytest.raises(ConnectionRefusedError):
+            guarded.ask(cgroup, family, ip)
+    assert guarded.count("own") == 3

@@ -139,7 +139,7 @@ def test_unload_leaves_nothing(lab: Lab) -> None:
     os.close(stranger)
     capture.close()
     removed = unload(lab.settings)
-    assert {Path(path).name for path in removed} >= {*abi.PROGRAMS, "mesh_dest_v0", "new_mesh_flow_v9", "mesh_flow_v1"}
+    assert {Path(path).name for path in removed} >= {*abi.PROGRAMS, "mesh_dest_v0", "new_mesh_flow_v9", "mesh_flow_v2"}
     assert not (lab.bpffs / "nodemesh").exists()
     assert programs_on(lab.root) == []
     assert unload(lab.settings) == [], "a second time there is nothing to do"
@@ -163,7 +163,7 @@ def test_a_map_of_another_layout_stops_the_agent_and_leaves_the_old_one_in_force
     stranger = libbpf().create_map(1, 4, 8, 1)
     libbpf().pin(stranger, pin)
     os.close(stranger)
-    with pytest.raises(IncompatiblePinError, match=r"mesh_flow_v1.*nodeagent unload"):
+    with pytest.raises(IncompatiblePinError, match=r"mesh_flow_v2.*nodeagent unload"):
         Capture.open(lab.settings)
     assert programs_on(lab.root) == before
 

@@ -315,22 +315,21 @@ def test_a_resolver_that_is_enrolled_itself_is_asked_once(world: World, family: 
 
 
 def test_the_agents_own_ports_are_no_resolver(world: World, family: Family) -> None:
-    """Whoever calls the agent's port a resolver is answered once or not at all; nothing goes round."""
+    """Nothing is sent to them but what the kernel takes there."""
     program = """
 import socket, sys
 family, address = (socket.AF_INET6 if sys.argv[1] != "v4" else socket.AF_INET), sys.argv[2]
 s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(0.5)
 for port in range(15053, 15057):
-    s.sendto(bytes.fromhex("abcd01000001000000000000") + b"\\3www\\7example\\3com\\0\\0\\1\\0\\1", (address, port))
-try:
-    s.recv(512)
-except (TimeoutError, ConnectionRefusedError):
-    sys.exit(0)
-sys.exit("it was answered")
+    try:
+        s.sendto(bytes.fromhex("abcd01000001000000000000") + b"\\3www\\7example\\3com\\0\\0\\1\\0\\1", (address, port))
+    except PermissionError:
+        continue
+    sys.exit("it was sent")
 """
     counted = messages_of(world)
     run(world.shop.client, "python3", "-c", program, family.value, family.form("127.0.0.1", "::1"))
-    assert messages_of(world) - counted <= 4
+    assert messages_of(world) == counted
 
 
 def messages_of(world: World) -> float:
@@ -341,14 +340,12 @@ def messages_of(world: World) -> float:
 def test_who_is_not_sent_by_the_kernel_gets_no_answer(world: World) -> None:
     program = """
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5); s.connect(("127.0.0.1", 15053))
-name = b"\\x06server\\x04shop\\x04mesh\\x08internal\\x00"
-s.send(bytes.fromhex("abcd01000001000000000000") + name + b"\\x00\\x01\\x00\\x01")
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 try:
-    s.recv(512)
-except TimeoutError:
+    s.connect(("127.0.0.1", 15053))
+except PermissionError:
     sys.exit(0)
-sys.exit("it was answered")
+sys.exit("it could ask")
 """
     run(world.shop.mesh.a.outside, "python3", "-c", program)
 

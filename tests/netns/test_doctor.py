@@ -21,6 +21,7 @@ from tests.netns.shop import TARGET_PORT, Family, Shop
 from tests.netns.spot import Spot
 
 SOCK_ADDR = 18
+CGROUP_SKB = 8
 PASS = bytes.fromhex("b7000000010000009500000000000000")
 """A program of somebody else's: r0 = 1; exit."""
 
@@ -108,6 +109,24 @@ def test_other_programs_on_the_same_hooks(shop: Shop) -> None:
         for descriptor in (link, root, program):
             os.close(descriptor)
     assert other not in about(examine(node)[1], "hooks")
+
+
+def test_filters_on_a_workloads_packets(shop: Shop) -> None:
+    """As those of IPAddressDeny=; and where the kernel may give the agent's ports to others."""
+    node = shop.mesh.a
+    egress = 1
+    program = libbpf().load_program(CGROUP_SKB, egress, PASS)
+    cgroup = os.open(node.site.cgroup / "shop/client", os.O_RDONLY)
+    link = libbpf().attach(program, cgroup, egress)
+    try:
+        (told,) = about(examine(node)[1], "filters of shop/client")
+        assert told["level"] == "note" and "mesh_probe" in told["text"] and "IPAddressAllow" in told["remedy"]
+    finally:
+        for descriptor in (link, cgroup, program):
+            os.close(descriptor)
+    _, found = examine(node)
+    assert not about(found, "filters of shop/client")
+    assert [item["level"] for item in about(found, "reserved ports")] == ["ok"]
 
 
 @pytest.mark.parametrize(

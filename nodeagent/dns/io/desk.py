@@ -43,6 +43,27 @@ class Asking(NamedTuple):
     resolver: SocketAddress
     cgroup_id: int
     """The enrolled cgroup of who asks."""
+    scope: int = 0
+    """Interface of a link-local resolver; 0: none."""
+
+    @property
+    def address(self) -> tuple[str, int] | tuple[str, int, int, int]:
+        """The resolver, as sockets take it."""
+        ip, port = self.resolver
+        return (ip, port, 0, self.scope) if self.scope else (ip, port)
+
+
+class QuestionClaim(Protocol):
+    """How the kernel is told that a socket is the agent's own (``worker.listeners.NetnsClaim``)."""
+
+    def mark(self, descriptor: int) -> None:
+        """Before it is bound."""
+
+    def meet_questions(self, at: SocketAddress, descriptor: int) -> None:
+        """Once it is bound: datagrams to this address are its."""
+
+    def holders(self, port: int) -> str:
+        """Who has this UDP port, in words."""
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from control.wire.address import SocketAddress
-from nodeagent.dns.io.desk import Asking, Desk, MakeSocket
+from nodeagent.dns.io.desk import Asking, Desk, MakeSocket, QuestionClaim
 from nodeagent.dns.io.tcp import Close, DnsStream, Spawn
 from nodeagent.dns.io.udp import DnsListener, bind
 
@@ -16,8 +16,8 @@ SLOTS: Final = 4
 """UDP ports, from the first on (``MESH_DNS_SLOTS``): one for each resolver that a socket may ask."""
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
-Find = Callable[[int, int, int, bool], Asking | None]
-"""(namespace cookie, the asking socket's port, slot, over IPv6) -> the resolver that it meant, and for whom."""
+Find = Callable[[int, SocketAddress, int], Asking | None]
+"""(namespace cookie, the asking socket's address, slot) -> the resolver that it meant, and for whom."""
 
 
 class DnsPortError(OSError):
@@ -35,27 +35,30 @@ class DnsService:
         self._close_orderly = close_orderly
         self._open: dict[int, list[DatagramTransport]] = {}
 
-    async def open(self, cookie: int, make: MakeSocket, ipv6: bool) -> None:
+    async def open(self, cookie: int, make: MakeSocket, ipv6: bool, claim: QuestionClaim | None = None) -> None:
         """Listen in a namespace; DnsPortError if a port is taken, and then none of them is open."""
         transports = self._open.setdefault(cookie, [])
         try:
             for ip in LOOPBACK if ipv6 else LOOPBACK[:1]:
                 for slot in range(SLOTS):
-                    transports.append(await self._listen(cookie, make, SocketAddress(ip, self._port + slot), slot))
+                    address = SocketAddress(ip, self._port + slot)
+                    transports.append(await self._listen(cookie, make, address, slot, claim))
         except OSError:
             self.close(cookie)
             raise
 
-    async def _listen(self, cookie: int, make: MakeSocket, address: SocketAddress, slot: int) -> DatagramTransport:
-        v6 = address.family == 6
-
-        def whom(port: int) -> Asking | None:
-            return self._find(cookie, port, slot, v6)
+    async def _listen(
+        self, cookie: int, make: MakeSocket, address: SocketAddress, slot: int, claim: QuestionClaim | None
+    ) -> DatagramTransport:
+        def whom(source: SocketAddress) -> Asking | None:
+            return self._find(cookie, source, slot)
 
         try:
-            handle = bind(make, address)
+            handle = bind(make, address, claim)
         except OSError as error:
-            what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+            what = error.strerror
+            if error.errno == errno.EADDRINUSE:
+                what = f"the port is held by {claim.holders(address.port) if claim is not None else 'another program'}"
             raise DnsPortError(
                 error.errno or 0, f"cannot listen on {address} (UDP): {what}; free the port, set ports.dns to another,"
                 " or set dns: false",

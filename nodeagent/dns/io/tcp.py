@@ -4,7 +4,9 @@ connection to the resolver that was meant, in whole messages, so that both kinds
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 from asyncio import Protocol, TimerHandle, Transport, timeout
 from collections.abc import Callable, Coroutine
@@ -15,7 +17,7 @@ from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, open_
 from nodeagent.dns.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from asyncio import BaseTransport
+    from asyncio import AbstractEventLoop, BaseTransport, Future
 
 TCP: Final = "tcp"
 IDLE_SECONDS: Final = 120.0
@@ -54,6 +56,26 @@ def framed(message: bytes) -> bytes:
     return len(message).to_bytes(LENGTH_BYTES, "big") + message
 
 
+async def _connect(loop: AbstractEventLoop, handle: socket.socket, address: tuple[Any, ...]) -> None:
+    """As ``sock_connect``, of which uvloop's loses the scope of a link-local address. OSError."""
+    number = handle.connect_ex(address)
+    if number == errno.EINPROGRESS:
+        writable = loop.create_future()
+        loop.add_writer(handle.fileno(), _settle, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(handle.fileno())
+        number = handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _settle(waiting: Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 class _Upstream(Protocol):
     """The connection to the resolver: its answers go to the client in whole messages."""
 
@@ -88,6 +110,7 @@ class DnsStream(Protocol):
     def __init__(self, desk: Desk, asking: Asking, make: MakeSocket, spawn: Spawn, close_orderly: Close) -> None:
         self._desk = desk
         self._resolver = asking.resolver
+        self._address = asking.address
         self._cgroup_id = asking.cgroup_id
         self._make = make
         self._spawn = spawn
@@ -208,7 +231,7 @@ class DnsStream(Protocol):
         handle = open_socket(self._make, self._resolver, socket.SOCK_STREAM)
         try:
             async with timeout(QUERY_SECONDS):
-                await self._desk.loop.sock_connect(handle, tuple(self._resolver))
+                await _connect(self._desk.loop, handle, self._address)
                 transport, _ = await self._desk.loop.create_connection(lambda: _Upstream(self), sock=handle)
         except OSError as error:  # a TimeoutError is one
             handle.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
+from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, QuestionClaim, open_socket
 from nodeagent.dns.messages import HEADER_BYTES, MAX_MESSAGE_BYTES, failure, identifier
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ RECEIVE_BUFFER: Final = 1024 * 1024
 """Octets of questions that wait in a listener's socket; the kernel drops what comes beyond."""
 _log = logging.getLogger("nodeagent.dns")
 
-Whom = Callable[[int], Asking | None]
-"""The asking socket's port -> the resolver that it meant, and for whom; None if it was not sent here by the kernel."""
+Whom = Callable[[SocketAddress], Asking | None]
+"""The source of a question -> the resolver that it meant, and for whom; None if the kernel did not send it here."""
 
 
 class DnsListener(DatagramProtocol):
@@ -54,7 +54,7 @@ class DnsListener(DatagramProtocol):
         """Who asked has closed its socket meanwhile."""
 
     def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        asking = self._whom(addr[1])
+        asking = self._whom(SocketAddress(addr[0], addr[1]))
         if asking is None:
             self._desk.count(UDP, "not-captured")
             return
@@ -79,7 +79,7 @@ class DnsListener(DatagramProtocol):
         if oldest is not None:
             desk.excess.refused("dns_questions_per_workload", desk.pending.heaviest)
             oldest.give_way()
-        _Errand(desk, self, data, addr, asking.resolver).start(self._make, workload)
+        _Errand(desk, self, data, addr, asking).start(self._make, workload)
 
     def reply(self, message: bytes, addr: tuple[Any, ...]) -> None:
         """Send to who asked."""
@@ -90,27 +90,25 @@ class DnsListener(DatagramProtocol):
 class _Errand:
     """One question on its way to a resolver and back."""
 
-    __slots__ = ("_addr", "_desk", "_handle", "_listener", "_query", "_resolver", "_timer")
+    __slots__ = ("_addr", "_asking", "_desk", "_handle", "_listener", "_query", "_timer")
 
-    def __init__(
-        self, desk: Desk, listener: DnsListener, query: bytes, addr: tuple[Any, ...], resolver: SocketAddress
-    ) -> None:
+    def __init__(self, desk: Desk, listener: DnsListener, query: bytes, addr: tuple[Any, ...], asking: Asking) -> None:
         self._desk = desk
         self._listener = listener
         self._query = query
         self._addr = addr
-        self._resolver = resolver
+        self._asking = asking
         self._handle: socket.socket | None = None
         self._timer: TimerHandle | None = None
 
     def start(self, make: MakeSocket, workload: str) -> None:
         """Ask; what cannot be sent is answered at once, as the network would have."""
         try:
-            handle = self._handle = open_socket(make, self._resolver, socket.SOCK_DGRAM)
-            handle.connect(tuple(self._resolver))
+            handle = self._handle = open_socket(make, self._asking.resolver, socket.SOCK_DGRAM)
+            handle.connect(self._asking.address)
             handle.send(self._query)
         except OSError as error:
-            _log.debug("resolver %s: %s", self._resolver, error)
+            _log.debug("resolver %s: %s", self._asking.resolver, error)
             self._fail("unreachable")
             return
         self._desk.pending.enter(self, workload)
@@ -150,13 +148,17 @@ class _Errand:
             self._handle.close()
 
 
-def bind(make: MakeSocket, address: SocketAddress) -> socket.socket:
+def bind(make: MakeSocket, address: SocketAddress, claim: QuestionClaim | None = None) -> socket.socket:
     """A UDP socket that this worker shares with its siblings (SO_REUSEPORT). OSError if the port is taken."""
     handle = open_socket(make, address, socket.SOCK_DGRAM)
     try:
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if claim is not None:
+            claim.mark(handle.fileno())
         handle.bind(tuple(address))
+        if claim is not None:
+            claim.meet_questions(address, handle.fileno())
     except OSError:
         handle.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -256,7 +257,10 @@ def test_a_port_that_is_taken_is_told_plainly(ip: str) -> None:
         status, log = manager.finish()
         assert status == 78
         (line,) = log.splitlines()
-        assert f"cannot listen on {SocketAddress(ip, port)}: another program listens there" in line
+        assert (
+            f"cannot listen on {SocketAddress(ip, port)}: the port is held by " in line
+            and f"(process {os.getpid()})" in line
+        )
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,27 @@ def test_the_order_of_workloads_does_not_matter(order: list[tuple[MtlsMode, bool
 def test_whose_ports_are_whose() -> None:
     web, other = workload(ports=(80, 81)), workload("other", ports=(90,))
     cgroups = {1: web.uid, 2: other.uid, 3: "shop/gone@1", 4: web.uid}
-    assert own_ports([web, other], cgroups) == {
-        OwnKey(1, 80), OwnKey(1, 81), OwnKey(4, 80), OwnKey(4, 81), OwnKey(2, 90),
+    found = own_ports([web, other], cgroups, lambda _: (HOST,))
+    at = [packed_ip(ip) for ip in web.addresses] + [ANYWHERE]
+    assert found == {
+        *(OwnKey(cgroup, HOST, addr, port) for cgroup in (1, 4) for addr in at for port in (80, 81)),
+        *(OwnKey(2, HOST, packed_ip(ip), 90) for ip in other.addresses), OwnKey(2, HOST, ANYWHERE, 90),
     }  # fmt: skip
+
+
+def test_of_two_with_one_port_each_has_its_own_addresses() -> None:
+    one = workload("one", addresses=("10.0.0.1",), app_address="127.0.0.11")
+    two = workload("two", addresses=("10.0.0.2",), app_address="127.0.0.12")
+    found = own_ports([one, two], {1: one.uid, 2: two.uid}, lambda _: (HOST,))
+    assert found == {
+        OwnKey(1, HOST, packed_ip("10.0.0.1"), 8080), OwnKey(1, HOST, packed_ip("127.0.0.11"), 8080),
+        OwnKey(2, HOST, packed_ip("10.0.0.2"), 8080), OwnKey(2, HOST, packed_ip("127.0.0.12"), 8080),
+    }, "nobody knows who listens at any other address"  # fmt: skip
+
+
+def test_what_two_claim_is_neithers_own() -> None:
+    one, two = workload("one", addresses=("10.0.0.1",)), workload("two", addresses=("10.0.0.1",))
+    assert own_ports([one, two], {1: one.uid, 2: two.uid}, lambda _: (HOST,)) == set()
+    spaces = {"one": (1,), "two": (2,)}
+    apart = own_ports([one, two], {1: one.uid, 2: two.uid}, lambda w: spaces[w.name])
+    assert {(key.cgroup_id, key.netns) for key in apart} == {(1, 1), (2, 2)}

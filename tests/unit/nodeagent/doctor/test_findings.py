@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nodeagent.config import Config, Ports
-from nodeagent.doctor import host, network, workloads
+from nodeagent.doctor import host, network, surroundings, workloads
 from nodeagent.doctor.finding import Finding, Level, as_text, documents
 
 WORKLOAD: dict[str, Any] = {
@@ -115,3 +115,77 @@ def test_people_read_a_table_and_what_to_do() -> None:
     text = as_text(documents([Finding("ports", Level.BAD, "15001 is taken", "free it"), Finding("a", Level.GOOD, "b")]))
     assert "BAD" in text and "- ports: free it" in text and text.endswith("1 of 2 things looked at are bad")
     assert as_text(documents([Finding("a", Level.GOOD, "b")])).endswith("all 1 things looked at will do")
+
+
+CONFIG = Config(node="n")
+
+
+@pytest.mark.parametrize(
+    ("span", "reserved", "level", "says"),
+    [
+        ("32768 60999", "", Level.GOOD, ""),
+        ("1024 65535", "15000-15100", Level.GOOD, ""),
+        ("1024 65535", "15000-15020", Level.BAD, "15021,15053-15056"),
+        ("15054 15055", "8080", Level.BAD, "15054-15055"),
+    ],
+)
+def test_ports_that_the_kernel_may_give_to_others(span: str, reserved: str, level: Level, says: str) -> None:
+    found = surroundings.reserved(CONFIG, span, reserved)
+    assert found.level is level and says in found.text
+    if level is Level.BAD:
+        assert "ip_local_reserved_ports=15000-15001,15006,15008,15020-15021,15053-15056" in found.remedy
+
+
+FILES = "hosts: files dns\n"
+RESOLVE = "passwd: files\nhosts: files resolve [!UNAVAIL=return] dns\n"
+
+
+@pytest.mark.parametrize(
+    ("nscd", "conf", "nsswitch", "resolved", "bad"),
+    [
+        (False, "", FILES, True, []),
+        (True, "", FILES, False, ["nscd"]),
+        (True, "\tenable-cache\t\thosts\t\tno\n", FILES, False, []),
+        (True, "#\tenable-cache hosts no\n enable-cache hosts yes\n", FILES, False, ["nscd"]),
+        (False, "", RESOLVE, True, ["nss-resolve"]),
+        (False, "", RESOLVE, False, []),
+        (False, "", "hosts: files dns resolve\n", True, []),
+        (True, "", RESOLVE, True, ["nscd", "nss-resolve"]),
+        (False, "", "", True, []),
+    ],
+)
+def test_daemons_that_ask_in_the_place_of_programs(
+    nscd: bool, conf: str, nsswitch: str, resolved: bool, bad: list[str]
+) -> None:
+    found = surroundings.names(nscd, conf, nsswitch, resolved)
+    assert [item.text.split()[0] for item in found if item.level is Level.BAD] == bad
+    assert all(item.remedy for item in found if item.level is Level.BAD)
+
+
+def test_sockets_to_the_hypervisor() -> None:
+    assert surroundings.vsock(False, confined=True) == []
+    assert [item.level for confined in (False, True) for item in surroundings.vsock(True, confined)] == [
+        Level.ODD, Level.BAD,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("uid", "options", "told"), [(0, "rw,nosuid", True), (0, "ro,nosuid", False), (1000, "rw,nosuid", False)]
+)
+def test_workloads_that_may_leave_their_cgroup(tmp_path: Path, uid: int, options: str, told: bool) -> None:
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12/status").write_text(f"Name:\tnginx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+    (tmp_path / "12/mountinfo").write_text(
+        "20 1 0:20 / / rw,relatime - ext4 /dev/vda rw\n"
+        f"26 25 0:23 / /sys/fs/cgroup {options} shared:4 - cgroup2 cgroup2 rw\n"
+    )
+    found = surroundings.movers(WORKLOAD, lambda _: [11, 12], tmp_path)
+    assert bool(found) == told
+    if told:
+        assert "process 12" in found[0].text and "ProtectControlGroups=yes" in found[0].remedy
+
+
+def test_filters_of_a_workloads_packets() -> None:
+    assert surroundings.filters(WORKLOAD, lambda _: []) == []
+    (found,) = surroundings.filters(WORKLOAD, {7: ["sd_fw_egress"]}.__getitem__)
+    assert "sd_fw_egress" in found.text and "IPAddressAllow=localhost" in found.remedy

@@ -22,11 +22,12 @@ class Kernel:
         self.own: set[OwnKey] = set()
         self.kept = self.fail = False
         self.writes = 0
+        self.wrong: list[str] = []
 
     def guard(self, namespaces: Iterable[Namespace], *, keep: bool = False) -> list[str]:
         if self.fail:
             raise OSError("no kernel")
-        return [] if [n.cookie for n in namespaces] == [own().cookie] else ["elsewhere"]
+        return self.wrong if [n.cookie for n in namespaces] == [own().cookie] else ["elsewhere"]
 
     def apply(self, ports: Mapping[PortKey, PortEntry], owned: set[OwnKey], *, keep: bool = False) -> list[str]:
         self.writes += 1
@@ -74,7 +75,9 @@ def test_the_kernel_follows_the_state(kernel: Kernel, ports: PlaintextPorts) -> 
     ports.changed(state)
     ports.enrolled({5: workload().uid})
     ports.step()
-    assert mode(kernel) == PortMode.PERMISSIVE and kernel.own == {OwnKey(5, 8080)}
+    assert mode(kernel) == PortMode.PERMISSIVE and kernel.own == {
+        OwnKey(5, own().cookie, at, 8080) for at in (ANYWHERE, *map(packed_ip, workload().addresses))
+    }
     assert {key.port for key in kernel.ports} == {8080}, "another node's workloads are none of this one's business"
     state.apply(delta(workload(mtls_mode=MtlsMode.STRICT)))
     ports.changed(state)
@@ -109,5 +112,8 @@ def test_what_is_wrong_is_told(kernel: Kernel) -> None:
     ports = PlaintextPorts(kernel, "node-a", lambda _: (), frozenset())
     ports.changed(state_of(workload()))
     ports.step()
-    assert ports.problems == ("elsewhere",)
-    assert ports.document() == {"entries": {}, "problems": ["elsewhere"]}
+    assert ports.problems == (), "the agent's own namespace is guarded, whoever lives elsewhere"
+    kernel.wrong = ["no room"]
+    ports.step()
+    assert ports.problems == ("no room",)
+    assert ports.document() == {"entries": {}, "problems": ["no room"]}
