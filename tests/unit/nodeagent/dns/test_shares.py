@@ -49,8 +49,8 @@ class Place:
             lambda: DnsListener(self.desk, self._whom, socket.socket), sock=handle
         )
 
-    def _whom(self, port: int) -> Asking:
-        return Asking(self.resolver_address, self.cgroups[port])
+    def _whom(self, source: SocketAddress) -> Asking:
+        return Asking(self.resolver_address, self.cgroups[source.port])
 
     def ask(self, workload: int) -> socket.socket:
         client = socket.socket(self.family, socket.SOCK_DGRAM)
