@@ -49,6 +49,8 @@
 #define TCP_NOTSENT_LOWAT 25
 #define TCP_ULP 31
 #define TCP_INQ 36
+#define IORING_OP_SENDMSG 9
+#define IORING_OP_SEND 26
 #define IORING_OP_SEND_ZC 47
 #define IORING_OP_SENDMSG_ZC 48
 #define ENOENT 2

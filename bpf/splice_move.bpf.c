@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* sk_msg: for each message that a spliced socket sends, where it goes. Fails to PASS: the agent relays. */
 #include "include/splice_turn.h"
+#include "include/splice_urgent.h"
 
 extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym;
 
@@ -204,6 +205,7 @@ SEC("sk_msg")
 int mesh_splice_verdict(struct sk_msg_md *msg)
 {
 	struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
+	struct mesh_splice_config *config;
 	struct mesh_splice_socket *mine;
 	struct mesh_splice_flow *flow;
 	struct mesh_splice_way *way;
@@ -225,6 +227,9 @@ int mesh_splice_verdict(struct sk_msg_md *msg)
 	flow = mesh_splice_flow_of(mine);
 	if (!flow)
 		return SK_PASS;
+	config = mesh_splice_config();
+	if (mesh_splice_may_be_urgent(config && config->flags & MESH_SPLICE_SEES_RINGS))
+		mesh_splice_out(flow, MESH_SPLICE_OUT_URGENT);
 	client = mine->role == MESH_SPLICE_CLIENT;
 	way = client ? &flow->way[0] : &flow->way[1];
 	receiver = client ? flow->end[1].cookie : flow->end[0].cookie;

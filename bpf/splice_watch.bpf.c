@@ -152,6 +152,11 @@ int BPF_PROG(mesh_splice_received, struct sock *sk, int length, int flags)
 	way = mesh_splice_inward(flow, mine->role);
 	if (way->reader & MESH_SPLICE_SUSPECT)
 		__sync_fetch_and_and(&way->reader, ~MESH_SPLICE_SUSPECT);
+	/* Redirected bytes were given out as urgent ones. */
+	if (flags & MSG_OOB && length > 0 && way->tail > way->consumed) {
+		mesh_splice_out(flow, MESH_SPLICE_OUT_URGENT);
+		mesh_splice_break(flow, MESH_SPLICE_OUT_URGENT);
+	}
 	if (flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB))
 		return 0;
 	if (flags & (MSG_WAITALL | MSG_TRUNC)) {
@@ -299,11 +304,21 @@ int BPF_PROG(mesh_splice_asking, struct pt_regs *regs, long call)
 	return 0;
 }
 
-/* Somebody asks io_uring for a zero-copy send. Runs for every io_uring request on the node; loaded and attached only
- * where the kernel has the tracepoint. */
+/* From now on nothing that this process sends is redirected: its requests name sockets in too many ways. */
+static __always_inline void mesh_splice_ring_urgent(void)
+{
+	__u32 process = bpf_get_current_pid_tgid() >> 32, yes = 1;
+
+	mesh_splice_urgent_rings = 1;
+	bpf_map_update_elem(&mesh_spl_oob, &process, &yes, BPF_ANY);
+}
+
+/* Somebody asks io_uring for a zero-copy send, or for one of urgent data. Runs for every io_uring request on the node;
+ * loaded and attached only where the kernel has the tracepoint. */
 SEC("?tp_btf/io_uring_submit_req")
 int BPF_PROG(mesh_splice_ring, struct io_kiocb *request)
 {
+	struct io_sr_msg *send = (struct io_sr_msg *)request;
 	__u8 operation;
 	__u64 cookie;
 	__u32 yes = 1;
@@ -311,6 +326,11 @@ int BPF_PROG(mesh_splice_ring, struct io_kiocb *request)
 	if (!bpf_core_field_exists(request->opcode) || !bpf_core_field_exists(request->cqe.fd))
 		return 0;
 	operation = BPF_CORE_READ(request, opcode);
+	if (operation == IORING_OP_SEND || operation == IORING_OP_SENDMSG || operation == IORING_OP_SEND_ZC ||
+	    operation == IORING_OP_SENDMSG_ZC) {
+		if (!bpf_core_field_exists(send->msg_flags) || BPF_CORE_READ(send, msg_flags) & MSG_OOB)
+			mesh_splice_ring_urgent();
+	}
 	if (operation != IORING_OP_SEND_ZC && operation != IORING_OP_SENDMSG_ZC)
 		return 0;
 	cookie = mesh_splice_cookie(BPF_CORE_READ(request, cqe.fd));

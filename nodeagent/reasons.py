@@ -202,6 +202,15 @@ class Reason(Enum):
         "internal-error", Fault.AGENT, "-", "a defect of the agent; please report it with the log line before this one"
     )
 
+    URGENT_DATA = Explanation(
+        "urgent-data",
+        Fault.NOBODY,
+        "-",
+        "a program sent urgent data (MSG_OOB, sendUrgentData), which could not be carried at its place in the stream: "
+        "the agent of the other node is older or of another make (upgrade it), or the receiver did not read; or have "
+        "the program send none",
+    )
+
     @property
     def code(self) -> str:
         """The stable word for logs and metrics."""

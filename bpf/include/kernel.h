@@ -112,7 +112,10 @@ struct files_struct {
 
 struct thread_info {
 	unsigned long flags;
+	unsigned int status; /* x86 */
 };
+
+struct io_uring_task;
 
 /* What runs on a processor, and waits to. */
 struct rt_rq {
@@ -134,6 +137,8 @@ struct sched_entity {
 
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int flags;
+	struct io_uring_task *io_uring;
 	int prio;
 	struct sched_entity se;
 	struct files_struct *files;
@@ -153,16 +158,25 @@ struct io_kiocb {
 	__u8 opcode;
 };
 
+/* The request of a send; it begins where its io_kiocb does. */
+struct io_sr_msg {
+	unsigned int msg_flags;
+};
+
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long di;
+	unsigned long r10;
+	unsigned long dx;
 	unsigned long si;
+	unsigned long di;
+	unsigned long orig_ax;
 };
 #define MESH_FIRST_ARGUMENT(regs) BPF_CORE_READ(regs, di)
 #define MESH_SECOND_ARGUMENT(regs) BPF_CORE_READ(regs, si)
 #else
 struct pt_regs {
 	unsigned long regs[31];
+	int syscallno;
 };
 #define MESH_FIRST_ARGUMENT(regs) BPF_CORE_READ(regs, regs[0])
 #define MESH_SECOND_ARGUMENT(regs) BPF_CORE_READ(regs, regs[1])

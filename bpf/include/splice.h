@@ -103,9 +103,10 @@ enum mesh_splice_flag {
 	MESH_SPLICE_OUT_COUNT = 1 << 16, /* more was read than was sent: the counts cannot be trusted */
 	MESH_SPLICE_OUT_REFUSED = 1 << 17, /* the kernel did not take a socket of it into the hash */
 	MESH_SPLICE_OUT_BULK = 1 << 18, /* ... a leg of which more is sent than is read: TCP does that better */
-	MESH_SPLICE_OUT = 0x7ff00,
+	MESH_SPLICE_OUT = 0x27ff00,
 	MESH_SPLICE_IN_CLIENT = 1 << 19, /* the client's socket was put into the hash */
 	MESH_SPLICE_IN_SERVER = 1 << 20, /* ... the server's */
+	MESH_SPLICE_OUT_URGENT = 1 << 21, /* out for good: a program sends or reads urgent data (MSG_OOB) */
 };
 
 enum mesh_splice_reader {
@@ -167,6 +168,7 @@ enum mesh_splice_switch {
 	MESH_SPLICE_STOPPED = 1, /* kill switch: everything passes */
 	MESH_SPLICE_ALLOW_BLOCKING = 2, /* readers that block may be spliced as well */
 	MESH_SPLICE_NO_LEGS = 4, /* no leg is joined */
+	MESH_SPLICE_SEES_RINGS = 8, /* requests to io_uring are watched */
 };
 
 struct mesh_splice_config {
@@ -272,6 +274,15 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } mesh_spl_zcopy SEC(".maps");
+
+/* Processes that asked io_uring for an urgent send; the least recent goes first. Writer: the io_uring tracepoint. Reader:
+ * the verdict. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MESH_MAX_DIALS);
+	__type(key, __u32);
+	__type(value, __u32);
+} mesh_spl_oob SEC(".maps");
 
 /* Key: cookie of the client's socket. Writer: control, programs. Reader: programs, workers. */
 struct {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import BufferedProtocol
 from typing import TYPE_CHECKING, Final, cast
 
+from nodeagent.flows.urgent import Unread, UrgentWait, nothing_unread
 from nodeagent.http2.frames import Chunk
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import orderly_close, quiet_seconds
@@ -33,8 +34,8 @@ class AppLeg(BufferedProtocol):
     """
 
     __slots__ = (
-        "_buffer", "_early", "_reset", "after_chunk", "ended", "flow", "home", "peer", "received",
-        "transport",
+        "_buffer", "_early", "_reset", "_stopped", "_wait", "after_chunk", "ended", "flow", "home", "peer", "received",
+        "transport", "unread",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,11 @@ class AppLeg(BufferedProtocol):
         self.ended = False
         self.after_chunk: Callable[[], None] | None = None
         """Called when bytes of this application were passed on."""
+        self.unread: Unread = nothing_unread
+        """Bytes that the kernel carries past TCP and that were not read."""
+        self._wait: UrgentWait | None = None
+        self._stopped = False
+        """The peer has enough, or there is none."""
         self._early = b""
         self._reset = Reason.DESTINATION_RESET if dialled else Reason.SOURCE_RESET
 
@@ -91,6 +97,35 @@ class AppLeg(BufferedProtocol):
             self._early += data
             self.pause_reading()
 
+    def reads_past_tcp(self) -> bool:
+        """Whether bytes of the application wait that are read before those of TCP."""
+        return self.unread().by_agent > 0
+
+    def urgent_due(self) -> bool:
+        """The application's next byte is urgent: it stays unread until the peer takes it."""
+        flow, peer = self.flow, self.peer
+        if flow is None or peer is None:
+            self.pause_reading()
+            return False
+        if peer.takes_urgent():
+            return True
+        if self.transport is not None:
+            self.transport.pause_reading()
+        if self._wait is None:
+            self._wait = UrgentWait(flow, self._urgent_again)
+        self._wait.begin(peer)
+        return False
+
+    def _urgent_again(self) -> None:
+        if not self._stopped:
+            self.resume_reading()
+
+    def urgent_received(self, data: bytes) -> None:
+        """The urgent byte of the application."""
+        self.received += len(data)
+        if self.peer is not None:
+            self.peer.write_urgent(data)
+
     def eof_received(self) -> bool:
         """The application half-closed; the other direction goes on."""
         self.ended = True
@@ -103,7 +138,10 @@ class AppLeg(BufferedProtocol):
         """The socket is gone: in order if the flow is done, else a reset to be passed on."""
         if self.flow is not None and not self.flow.done:
             self.flow.lost(self, self._reset, str(exc) if exc else "")
-        self.transport = self.peer = self.flow = self.after_chunk = None
+        if self._wait is not None:
+            self._wait.stop()
+        self.transport = self.peer = self.flow = self.after_chunk = self._wait = None
+        self.unread = nothing_unread
 
     def pause_writing(self) -> None:
         """The application reads too slowly."""
@@ -122,6 +160,15 @@ class AppLeg(BufferedProtocol):
         if self.transport is not None:
             self.transport.write(data, last=last)
 
+    def takes_urgent(self) -> bool | None:
+        """Not before the application has read what the kernel carried past TCP: it would read that as urgent."""
+        return None if self.unread().by_application else True
+
+    def write_urgent(self, data: bytes) -> None:
+        """Send to the application as urgent data."""
+        if self.transport is not None:
+            self.transport.write_urgent(data)
+
     def write_eof(self) -> None:
         """Half-close towards the application; unless ``finish`` is what follows, which does so anyway."""
         if self.transport is not None and not self.transport.is_closing():
@@ -138,11 +185,15 @@ class AppLeg(BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the application; its TCP window does the rest."""
+        self._stopped = True
         if self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take bytes again."""
+        self._stopped = False
+        if self._wait is not None and self._wait.waits:  # whose end resumes
+            return
         if self.ended or self.transport is None:  # a read after the end would only report the end again
             return
         if not self.transport.is_closing() and not self.transport.is_reading():

@@ -41,6 +41,12 @@ class Leg(Protocol):
         ``write_eof`` follows at once, so that both can go out together.
         """
 
+    def takes_urgent(self) -> bool | None:
+        """Whether an urgent byte can be sent to this end's application now: None: not yet, ask again; False: never."""
+
+    def write_urgent(self, data: bytes) -> None:
+        """Send one byte as urgent data, at its place in the stream; ``takes_urgent`` said that it can be."""
+
     def write_eof(self) -> None:
         """This end's application will get no more: half-close, after what waits. ``Flow.half_closed`` follows."""
 

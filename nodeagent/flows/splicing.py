@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from control.wire.address import SocketAddress
 from nodeagent.flows.flow import Flow
 from nodeagent.flows.settings import FlowSettings
+from nodeagent.flows.urgent import PastTcp
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.net.sockets import descriptor_of, local_address, remote_address
 from nodeagent.reasons import Reason
@@ -73,6 +74,9 @@ class KernelSplice(Protocol):
     def counters(self, flow: int) -> SplicedBytes | None:
         """What went the short way."""
 
+    def unread(self, flow: int) -> tuple[int, int]:
+        """Octets that went the short way and were not read yet: by the server, by the client."""
+
     def relayed_because(self, flow: int) -> str:
         """Why the kernel does not splice it now; nothing if it does."""
 
@@ -121,6 +125,14 @@ class FlowSplice:
         counted = self._kernel.counters(self.number)
         return (0, 0) if counted is None else (counted.sent, counted.received)
 
+    def unread_by_server(self) -> PastTcp:
+        """At the socket of the flow's server."""
+        return PastTcp(self._kernel.unread(self.number)[0], 0)
+
+    def unread_by_client(self) -> PastTcp:
+        """At the socket of the flow's client."""
+        return PastTcp(self._kernel.unread(self.number)[1], 0)
+
     def quiet(self, now: float) -> float:
         """Seconds since bytes were last redirected, or were found to have been read; ``now`` is CLOCK_MONOTONIC."""
         counted = self._kernel.counters(self.number)
@@ -167,6 +179,11 @@ class LegSplice(FlowSplice):
         if self.waiting and not why:
             self._app.after_chunk = self.offer
 
+    def unread(self) -> PastTcp:
+        """At both ends of the leg."""
+        by_server, by_client = self._kernel.unread(self.number)
+        return PastTcp(by_client, by_server) if self._cookie else PastTcp(by_server, by_client)
+
     def _prepare(self) -> bool:
         transport, splicing = self._app.transport, self._splicing
         ours, theirs = (None, None) if transport is None else (local_address(transport), remote_address(transport))
@@ -183,6 +200,7 @@ class LegSplice(FlowSplice):
             self.waiting = True
             self.number, self._prepared = answer
         if self._prepared:
+            self._app.unread = self.unread
             splicing.begin_leg(self)
         return self._prepared
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nodeagent.flows.urgent import UrgentWait
 from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.frames import Chunk
 from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.stream import Stream
 from nodeagent.reasons import Reason
-from nodeagent.tunnel.codes import IDLE_TIMEOUT
+from nodeagent.tunnel.codes import IDLE_TIMEOUT, URGENT_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ _RESET_CODES: Final = {
     Reason.DESTINATION_RESET: ErrorCode.CONNECT_ERROR,
     Reason.AGENT_SHUTDOWN: ErrorCode.NO_ERROR,
     Reason.IDLE_TIMEOUT: IDLE_TIMEOUT,
+    Reason.URGENT_DATA: URGENT_DATA,
 }
 """What a peer is told; any other reason is CANCEL. RFC 9113 section 8.5 gives CONNECT_ERROR to a reset of the TCP
 connection.
@@ -37,9 +39,11 @@ class StreamLeg:
     __slots__ = (
         "_credit",
         "_early",
+        "_end_waits",
         "_moved",
         "_moved_at",
         "_paused",
+        "_wait",
         "ended",
         "flow",
         "flush",
@@ -63,7 +67,11 @@ class StreamLeg:
         """Our application ended, and the last of its bytes wait for the window."""
         self.on_answer: Callable[[list[Field]], None] | None = None
         self.on_reset: Callable[[int], tuple[Reason, str]] | None = None
-        self._early: list[Chunk] = []
+        self._early: list[tuple[Chunk, bool]] = []
+        """What came before ``join``, or behind an urgent byte that waits; and whether it is urgent."""
+        self._end_waits = False
+        """The other node's application half-closed behind an urgent byte that waits."""
+        self._wait: UrgentWait | None = None
         self._credit = 0
         self._paused = False
         self._moved = 0
@@ -73,16 +81,7 @@ class StreamLeg:
     def join(self, peer: Leg) -> None:
         """From now on bytes go to ``peer``, those that waited first."""
         self.peer = peer
-        early, self._early = self._early, []
-        for piece in early:
-            peer.write(piece)
-            self._credit += len(piece)
-        if self._credit and not self._paused:
-            self.stream.consumed(self._credit)
-            self._credit = 0
-        if self.ended:
-            peer.write_eof()
-            self.flow.half_closed()
+        self._pass_on()
 
     # --- from the stream ---
 
@@ -91,8 +90,8 @@ class StreamLeg:
         size = len(piece)
         self.received += size
         peer = self.peer
-        if peer is None:
-            self._early.append(bytes(piece))
+        if peer is None or self._early:
+            self._early.append((bytes(piece), False))
             return
         peer.write(piece, last=self.stream.ending)
         self._credit += size
@@ -100,8 +99,43 @@ class StreamLeg:
             self.stream.consumed(self._credit)
             self._credit = 0
 
+    def urgent(self, piece: bytes) -> None:
+        """An urgent byte of the other node's application."""
+        self.received += len(piece)
+        self._early.append((piece, True))
+        if self.peer is not None and len(self._early) == 1:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """What waited, up to an urgent byte that has to wait yet."""
+        early, peer = self._early, self.peer
+        passed = 0
+        for piece, urgent in early:
+            if peer is None:
+                return
+            if not urgent:
+                peer.write(piece)
+            elif peer.takes_urgent():
+                peer.write_urgent(bytes(piece))
+            else:
+                if self._wait is None:
+                    self._wait = UrgentWait(self.flow, self._pass_on)
+                self._wait.begin(peer)
+                break
+            passed += 1
+            self._credit += len(piece)
+        del early[:passed]
+        if self._credit and not self._paused:
+            self.stream.consumed(self._credit)
+            self._credit = 0
+        if not early and (self.ended or self._end_waits):
+            self.ended_by_peer()
+
     def ended_by_peer(self) -> None:
         """The other node's application half-closed."""
+        if self.peer is not None and self._early:
+            self._end_waits = True
+            return
         self.ended = True
         if self.peer is not None:
             self.peer.write_eof()
@@ -156,6 +190,15 @@ class StreamLeg:
             output.keep()
         return sent
 
+    def takes_urgent(self) -> bool | None:
+        """What the agent of the other node said of it; None: nothing yet."""
+        return self.stream.output.takes_urgent
+
+    def write_urgent(self, data: bytes) -> None:
+        """Send to the other node as urgent data."""
+        if not self.stream.send_urgent(data) and self.peer is not None:
+            self.peer.pause_reading()
+
     def write_eof(self) -> None:
         """Half-close towards the other node."""
         if self.stream.queue:
@@ -185,7 +228,9 @@ class StreamLeg:
 
     def _let_go(self) -> None:
         """The stream has nothing more to tell: see ``Flow``."""
-        self.stream.receiver = self.peer = self.on_answer = self.on_reset = None
+        if self._wait is not None:
+            self._wait.stop()
+        self.stream.receiver = self.peer = self.on_answer = self.on_reset = self._wait = None
 
     def quiet(self, now: float) -> float:
         """Since a look that found something moved: bytes came, were sent, or were taken by the other node's

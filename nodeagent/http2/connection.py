@@ -106,7 +106,9 @@ class Http2Connection:
         if piece:
             control.idle_frames = 0
             stream.carried = True
-            if stream.receiver is not None:
+            if stream.urgent_next:
+                piece = self._take_urgent(stream, piece)
+            if stream.receiver is not None and piece:
                 stream.ending = last
                 stream.receiver.data(piece)
         elif counted:
@@ -124,6 +126,13 @@ class Http2Connection:
             self._control.fail_stream(stream, ErrorCode.PROTOCOL_ERROR, WRONG_LENGTH)
             return False
         return True
+
+    def _take_urgent(self, stream: Stream, piece: Chunk) -> Chunk:
+        """The first octet by itself; the rest of the piece."""
+        stream.urgent_next = stream.ending = False
+        if stream.receiver is not None:
+            stream.receiver.urgent(bytes(piece[:1]))
+        return piece[1:]
 
     def _on_late_data(self, stream_id: int, counted: int) -> None:
         """DATA that was in flight when we reset or forgot its stream."""
@@ -224,6 +233,7 @@ class Http2Connection:
             frames.INITIAL_WINDOW_SIZE: FIRST_STREAM_WINDOW,
             frames.MAX_FRAME_SIZE: MAX_FRAME_RECEIVED,
             frames.MAX_HEADER_LIST_SIZE: limits.header_list,
+            frames.TAKES_URGENT: 1,
         }
         if self.role is Role.CLIENT:
             values[frames.ENABLE_PUSH] = 0

@@ -55,6 +55,7 @@ class ControlFrames:
             frames.WINDOW_UPDATE: self._on_window_update,
             frames.PUSH_PROMISE: self._on_push_promise,
             frames.PRIORITY: self._on_priority,
+            frames.URGENT: self._on_urgent,
         }
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -270,6 +271,7 @@ class ControlFrames:
             self._on_setting(key, value)
         if not self.settled:
             self.settled = self.data_allowed = True
+            self._output.takes_urgent = bool(self._output.takes_urgent)
             self._owner.settled()
 
     def _on_setting(self, key: int, value: int) -> None:
@@ -289,8 +291,19 @@ class ControlFrames:
             table.peer_streams = min(value, self._limits.client_streams)
         elif key == frames.HEADER_TABLE_SIZE:
             self._blocks.peer_table_size(value)
+        elif key == frames.TAKES_URGENT:
+            self._output.takes_urgent = value == 1
         elif key == frames.ENABLE_PUSH and (value > 1 or (value and table.role is Role.CLIENT)):
             raise PeerError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
+
+    def _on_urgent(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        """Like any frame of a type that we do not know, one for a stream that is over carries nothing."""
+        if stream_id == 0 or payload:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "URGENT without a stream, or with a payload")
+        self.no_progress()
+        stream = self._table.streams.get(stream_id)
+        if stream is not None and stream.tunnel:
+            stream.urgent_next = True
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:

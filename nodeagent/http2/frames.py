@@ -35,6 +35,10 @@ PING: Final = 0x6
 GOAWAY: Final = 0x7
 WINDOW_UPDATE: Final = 0x8
 CONTINUATION: Final = 0x9
+URGENT: Final = 0xF5
+"""Ours, of the types for experiments; no payload: the next octet of DATA on its stream is urgent data of TCP. Sent only
+to a peer that announced TAKES_URGENT; any other would ignore it (RFC 9113, section 5.5).
+"""
 
 END_STREAM: Final = 0x1
 ACK: Final = 0x1
@@ -49,6 +53,8 @@ INITIAL_WINDOW_SIZE: Final = 0x4
 MAX_FRAME_SIZE: Final = 0x5
 MAX_HEADER_LIST_SIZE: Final = 0x6
 ENABLE_CONNECT_PROTOCOL: Final = 0x8
+TAKES_URGENT: Final = 0xFE4D
+"""Ours: 1 if the sender of this setting takes URGENT frames. Others ignore it (RFC 9113, section 6.5.2)."""
 
 _HEADER = Struct(">HBBBI")
 _U32 = Struct(">I")
@@ -84,6 +90,11 @@ def goaway(last_stream_id: int, code: int, debug: bytes = b"") -> bytes:
 def rst_stream(stream_id: int, code: int) -> bytes:
     """A RST_STREAM frame."""
     return header(4, RST_STREAM, 0, stream_id) + _U32.pack(code)
+
+
+def urgent(stream_id: int) -> bytes:
+    """An URGENT frame."""
+    return header(0, URGENT, 0, stream_id)
 
 
 def window_update(stream_id: int, increment: int) -> bytes:

@@ -23,6 +23,8 @@ class Output:
         self.send_window = 65_535
         """Octets of DATA that the peer grants on the whole connection."""
         self.max_frame = frames.DEFAULT_MAX_FRAME
+        self.takes_urgent: bool | None = None
+        """Whether the peer takes URGENT frames; None: its settings have not come."""
         self.has_room = True
         """Whether DATA may be put now; if not, it waits in its stream."""
         self.batches = 0

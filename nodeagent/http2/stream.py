@@ -33,6 +33,9 @@ class StreamReceiver(Protocol):
     def trailers(self, fields: list[Field]) -> None:
         """The message has trailers; ``ended_by_peer`` follows at once."""
 
+    def urgent(self, piece: bytes) -> None:
+        """An octet of urgent data arrived, at its place among those of ``data``; it counts like them."""
+
     def ended_by_peer(self) -> None:
         """The peer will send no more (half-close). Not called after ``reset``."""
 
@@ -68,6 +71,7 @@ class Stream:
         "send_window",
         "trailers",
         "tunnel",
+        "urgent_next",
     )
 
     def __init__(
@@ -81,6 +85,9 @@ class Stream:
         self.send_window = send_window
         self.receive_window = ReceiveWindow(budget)
         self.queue: deque[Chunk] = deque()
+        """An empty chunk says that the next octet is urgent."""
+        self.urgent_next = False
+        """The next octet that arrives is urgent."""
         self.queued = 0
         self.end_wanted = False
         self.ending = False
@@ -131,6 +138,16 @@ class Stream:
         self.drain()
         return not self.queue
 
+    def send_urgent(self, data: bytes) -> bool:
+        """Send one octet of urgent data, as ``send``; the peer takes it (``Output.takes_urgent``)."""
+        if self.local_ended or self.end_wanted:
+            return True
+        self.queue.append(b"")
+        self.queue.append(data)
+        self.queued += len(data)
+        self.drain()
+        return not self.queue
+
     def send_lent(self, data: memoryview) -> int:
         """Put as many of these bytes out as windows and room allow, in order after what waits; how many. They must be
         taken (``Output.take``) before they change.
@@ -157,6 +174,10 @@ class Stream:
                 break
             chunk = queue[0]
             size = len(chunk)
+            if not size:
+                queue.popleft()
+                output.put(frames.urgent(self.id))
+                continue
             if size > allowed:
                 view = memoryview(chunk)
                 chunk, queue[0], size = view[:allowed], view[allowed:], allowed

@@ -69,9 +69,12 @@ def freely_bound(handle: socket.socket) -> None:
 
 
 def for_application(handle: socket.socket) -> None:
-    """Closing it resets the connection, and nothing waits for more to send; what it accepts inherits both."""
+    """Closing it resets the connection, nothing waits for more to send, and urgent data is read at its place in the
+    stream (``marks``); what it accepts inherits all three.
+    """
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def within_node(handle: socket.socket) -> None:

@@ -2,6 +2,9 @@
 
 What can be written is written at once. A connection is let go in the order that asyncio promises: ``connection_lost``
 comes once, last, and never from within a call of the protocol's.
+
+Urgent data (``marks``) keeps its place in the stream: a protocol that is ``Urgent`` gets the urgent byte by itself,
+between the bytes before it and those after it, and ``write_urgent`` sends one at its place in what is written.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 from asyncio import BaseProtocol, BufferedProtocol, Protocol, Transport
 from collections import deque
 from itertools import islice
-from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLRDHUP
-from socket import MSG_MORE, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
+from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from socket import MSG_MORE, MSG_OOB, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from nodeagent.net.marks import Marks, Urgent, at_mark
 
 if TYPE_CHECKING:
     from nodeagent.net.poller import Poller
@@ -21,7 +26,7 @@ MAX_READ: Final = 64 * 1024
 READS_AFTER_END: Final = 4
 """Reads in a row of what came before an end that is there already."""
 PARTS_A_WRITE: Final = 64
-_READ: Final = EPOLLIN | EPOLLRDHUP
+_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDHUP
 _UNREGISTERED: Final = -1
 Chunk = bytes | bytearray | memoryview
 """What may be written; a ``memoryview`` is lent for the call."""
@@ -31,8 +36,9 @@ class SocketTransport(Transport):
     """Owns a connected, non-blocking socket."""
 
     __slots__ = (
-        "_buffered", "_closing", "_descriptor", "_ended", "_eof_wanted", "_error", "_events", "_high", "_low", "_parts",
-        "_paused", "_peername", "_poller", "_protocol", "_reading", "_socket", "_waiting",
+        "_alert", "_buffered", "_closing", "_descriptor", "_ended", "_eof_wanted", "_error", "_events", "_high", "_low",
+        "_marks", "_parts", "_paused", "_peername", "_poller", "_protocol", "_reading", "_socket", "_urgent",
+        "_waiting",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, connected: socket, protocol: BaseProtocol, peername: Any = None) -> None:
@@ -49,6 +55,10 @@ class SocketTransport(Transport):
         self._error: OSError | None = None
         self._parts: deque[Chunk] = deque()
         self._waiting = 0
+        self._marks: Marks | None = None
+        """Which of the parts that wait are urgent."""
+        self._alert = False
+        """An urgent byte is in the stream, at or after the next read."""
         self._paused = False
         self._high, self._low = 64 * 1024, 16 * 1024
         self.set_protocol(protocol)
@@ -80,6 +90,7 @@ class SocketTransport(Transport):
         """Another protocol takes what comes from now on."""
         self._protocol = cast(Protocol, protocol)
         self._buffered = protocol if isinstance(protocol, BufferedProtocol) else None
+        self._urgent = cast(Urgent, protocol) if hasattr(protocol, "urgent_received") else None
 
     def get_protocol(self) -> BaseProtocol:
         """Who is told."""
@@ -144,6 +155,26 @@ class SocketTransport(Transport):
             self._watch()
             self._pause_if_much()
 
+    def write_urgent(self, data: bytes) -> None:
+        """Write one byte as urgent data, after what was written before it."""
+        if self._closing or self._eof_wanted:
+            return
+        if not self._waiting:
+            try:
+                self._socket.send(data, MSG_OOB)
+                return
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._fail(error)
+                return
+        if self._marks is None:
+            self._marks = Marks()
+        self._marks.add(self._waiting)
+        self._wait_with(data, 0)
+        self._watch()
+        self._pause_if_much()
+
     def write_eof(self) -> None:
         """No more is written after what waits."""
         if self._closing or self._eof_wanted:
@@ -185,6 +216,9 @@ class SocketTransport(Transport):
             if events & EPOLLERR:
                 self._fail(None)
         elif self._reading and not self._ended:
+            if events & EPOLLPRI:
+                self._alert = True
+                self._watch()
             self._read(READS_AFTER_END if events & EPOLLRDHUP else 1)
         elif events & EPOLLERR:
             self._fail(None)
@@ -203,6 +237,8 @@ class SocketTransport(Transport):
     def _read(self, reads: int) -> None:
         while reads and self._reading and not self._closing:
             reads -= 1
+            if self._alert and self._read_mark():
+                return
             buffered = self._buffered
             try:
                 if buffered is not None:
@@ -223,6 +259,29 @@ class SocketTransport(Transport):
             else:
                 self._protocol.data_received(data)
 
+    def _read_mark(self) -> bool:
+        """Take the urgent byte if it is next. False: it is not, and a read ends before it."""
+        urgent = self._urgent
+        try:
+            if not at_mark(self._socket) or (urgent is not None and urgent.reads_past_tcp()):
+                return False
+            if urgent is not None and not urgent.urgent_due():
+                return True
+            data = self._socket.recv(1)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._fail(error)
+            return True
+        self._alert = False
+        if not data:
+            self._end()
+            return True
+        if urgent is not None:
+            urgent.urgent_received(data)
+        self._watch()
+        return True
+
     def _end(self) -> None:
         self._ended = True
         if not self._protocol.eof_received():
@@ -235,6 +294,8 @@ class SocketTransport(Transport):
         if self._descriptor < 0:
             return
         events = _READ if self._reading and not self._ended and not self._closing else 0
+        if self._alert:  # known; the kernel would repeat it until the byte is read
+            events &= ~EPOLLPRI
         if self._waiting:
             events |= EPOLLOUT
         if events == self._events:
@@ -262,7 +323,10 @@ class SocketTransport(Transport):
     def _write_waiting(self) -> None:
         parts = self._parts
         try:
-            sent = self._socket.sendmsg(islice(parts, PARTS_A_WRITE))
+            if self._marks is None:
+                sent = self._socket.sendmsg(islice(parts, PARTS_A_WRITE))
+            else:
+                sent = self._marks.send(self._socket, parts, PARTS_A_WRITE)
         except BlockingIOError:
             return
         except OSError as error:

@@ -32,7 +32,7 @@ from nodeagent.reasons import Reason
 from nodeagent.relay import decide
 from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
-from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
+from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER, URGENT_DATA
 from nodeagent.tunnel.end import TunnelEnd
 from nodeagent.tunnel.request import BadRequestError, ConnectRequest, Hostname, read_connect
 from nodeagent.tunnel.tls import TlsSession
@@ -324,4 +324,6 @@ class TunnelServer(TunnelEnd):
             return Reason.TUNNEL_LOST, self.failure[1]
         if code == IDLE_TIMEOUT:
             return Reason.IDLE_TIMEOUT, "by the agent of the source"
+        if code == URGENT_DATA:
+            return Reason.URGENT_DATA, "by the agent of the source"
         return Reason.SOURCE_RESET, ""

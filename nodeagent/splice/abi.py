@@ -97,9 +97,10 @@ class Flag(IntFlag):
     OUT_BULK = 1 << 18
     IN_CLIENT = 1 << 19
     IN_SERVER = 1 << 20
+    OUT_URGENT = 1 << 21
 
 
-OUT = Flag(0x7FF00)
+OUT = Flag(0x27FF00)
 """``MESH_SPLICE_OUT``: any reason to be out."""
 
 
@@ -118,6 +119,7 @@ class Switch(IntFlag):
     STOPPED = 1
     ALLOW_BLOCKING = 2
     NO_LEGS = 4
+    SEES_RINGS = 8
 
 
 class Operation(IntEnum):

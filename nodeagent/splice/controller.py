@@ -262,6 +262,8 @@ class SpliceController:
             switches |= Switch.STOPPED
         if self.legs_off:
             switches |= Switch.NO_LEGS
+        if self._sees_rings:
+            switches |= Switch.SEES_RINGS
         packed = abi.CONFIG.codec.pack(
             self.limit, self.cap, self._pressure, switches, _IOCTL.get(platform.machine(), -1), 0,
             self._settings.patience if (os.cpu_count() or 1) > 1 else 0,

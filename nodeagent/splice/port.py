@@ -29,6 +29,7 @@ WORDS: Final = {
     Flag.OUT_BLOCKING: "a program blocks in recv()",
     Flag.OUT_COUNT: "its counts cannot be trusted",
     Flag.OUT_REFUSED: "the kernel refused a socket of it",
+    Flag.OUT_URGENT: "a program sends or reads urgent data (MSG_OOB)",
     Flag.OUT_BULK: "more is sent than is read, which TCP does better",
 }
 """Why a flow is out for good."""
@@ -109,6 +110,10 @@ class SplicePort:
     def counters(self, flow: int) -> SplicedBytes | None:
         """What went the short way."""
         return self._splicer.counters(flow)
+
+    def unread(self, flow: int) -> tuple[int, int]:
+        """Octets that went the short way and were not read yet: by the server, by the client."""
+        return self._splicer.unread(flow)
 
     def relayed_because(self, flow: int) -> str:
         """Why the kernel does not splice it now; nothing if it does."""

@@ -171,6 +171,14 @@ class Splicer:
         read = to_server["consumed"] + to_client["consumed"]
         return SplicedBytes(to_server["redirected"], to_client["redirected"], active / 1e9, read)
 
+    def unread(self, flow: int) -> tuple[int, int]:
+        """Octets that went the short way, and were not read yet: by the server, by the client."""
+        found = self._look(flow)
+        if found is None:
+            return 0, 0
+        to_server, to_client = (max(0, way["tail"] - way["consumed"]) for way in found[0])
+        return to_server, to_client
+
     def reason(self, flow: int) -> Flag:
         """Why the flow is out; nothing if it is not."""
         found = self._look(flow)

@@ -302,6 +302,18 @@ def leg_ends(scratch: Scratch) -> None:
                 _expect(receiver.recv(10), b"", "the end")
 
 
+def urgent(scratch: Scratch) -> None:
+    """An urgent byte takes TCP, and so does what follows: it never becomes one of the stream."""
+    with scratch.flow() as flow:
+        flow.warm_up()
+        flow.client.sendall(b"before")
+        flow.client.send(b"!", socket.MSG_OOB)
+        flow.client.sendall(b"after")
+        _expect(_read(flow.server, 11), b"beforeafter", "the stream around an urgent byte")
+        out = scratch.splicer.reason(flow.agent.flow or 0)
+        _expect(bool(out & Flag.OUT_URGENT), True, "an urgent byte is seen before it is sent")
+
+
 def leg_reset(scratch: Scratch) -> None:
     """The agent's reset reaches the application."""
     with scratch.leg() as leg:
@@ -371,6 +383,7 @@ TRIALS: Final[dict[str, Callable[[Scratch], None]]] = {
     "edge-triggered": edge_triggered,
     "low-water": low_water,
     "fionread": fionread,
+    "urgent": urgent,
     "leg-bulk": leg_bulk,
     "leg-ends": leg_ends,
     "leg-reset": leg_reset,

@@ -81,7 +81,13 @@ def test_the_maps_and_programs_are_those_that_we_open(types: list[dict[str, Any]
         mesh.CLIENT_MAP,
         mesh.ORIGIN_MAP,
     }  # fmt: skip
-    assert set(names) - opened == {"mesh_spl_server", "mesh_spl_dial", "mesh_spl_zcopy", "mesh_spl_talk"}
+    assert set(names) - opened == {
+        "mesh_spl_server",
+        "mesh_spl_dial",
+        "mesh_spl_zcopy",
+        "mesh_spl_talk",
+        "mesh_spl_oob",
+    }
     assert all(len(name) <= MAX_NAME for name in names)
     programs = {entry["name"] for entry in types if entry["kind"] == "FUNC" and entry.get("linkage") == "global"}
     attached = {

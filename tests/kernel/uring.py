@@ -58,13 +58,15 @@ class Ring:
             each.close()
         os.close(self._fd)
 
-    def submit(self, code: int, fd: int, address: object, length: int, *, offset: int = 0, other: int = 0) -> int:
+    def submit(
+        self, code: int, fd: int, address: object, length: int, *, offset: int = 0, other: int = 0, flags: int = 0
+    ) -> int:
         """Begin a request on the memory at ``address`` (a ctypes object, kept until it is done); its number."""
         self._number += 1
         where = ctypes.addressof(address) if isinstance(address, (ctypes.Array, ctypes.Structure)) else address
         tail = _u32(self._sq, self._sq_tail)
         slot = tail & _u32(self._sq, self._sq_mask)
-        request = _SQE.pack(code, 0, 0, fd, offset, where or 0, length, 0, self._number, 0, 0, other)
+        request = _SQE.pack(code, 0, 0, fd, offset, where or 0, length, flags, self._number, 0, 0, other)
         self._sqe[64 * slot : 64 * slot + _SQE.size] = request
         struct.pack_into("=I", self._sq, self._sq_array + 4 * slot, slot)
         struct.pack_into("=I", self._sq, self._sq_tail, tail + 1)
@@ -93,9 +95,9 @@ class Ring:
                 continue
         return found
 
-    def do(self, code: int, fd: int, address: object, length: int) -> int:
+    def do(self, code: int, fd: int, address: object, length: int, *, flags: int = 0) -> int:
         """A request from begin to end; OSError as of the system call that it stands for."""
-        number = self.submit(code, fd, address, length)
+        number = self.submit(code, fd, address, length, flags=flags)
         done = self.wait()
         assert done.number == number
         if done.result < 0:

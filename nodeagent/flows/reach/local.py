@@ -116,4 +116,5 @@ class LocalReach:
 def _watch(splice: FlowSplice, source: AppLeg, leg: AppLeg) -> None:
     """Offer the flow to the kernel now, and after each chunk that is relayed."""
     source.after_chunk = leg.after_chunk = splice.offer
+    source.unread, leg.unread = splice.unread_by_client, splice.unread_by_server
     splice.offer()

@@ -20,7 +20,7 @@ from nodeagent.http2.errors import ErrorCode
 from nodeagent.http2.headers import fields_of, headers_of
 from nodeagent.http2.hpack.field import Field
 from nodeagent.reasons import Reason
-from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER
+from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER, URGENT_DATA
 from nodeagent.tunnel.pool import Pool, TunnelClient, TunnelTarget
 from nodeagent.tunnel.request import ConnectRequest, connect_headers, status_of
 
@@ -142,6 +142,8 @@ class _TunnelRequest:
             return Reason.POLICY_REVOKED, f"by the agent of {node}"
         if code == IDLE_TIMEOUT:
             return Reason.IDLE_TIMEOUT, f"by the agent of {node}"
+        if code == URGENT_DATA:
+            return Reason.URGENT_DATA, f"by the agent of {node}"
         if code == ErrorCode.REFUSED_STREAM:
             return Reason.OVERLOADED, f"the agent of {node} takes no more streams"
         return Reason.TUNNEL_LOST, f"the agent of {node} reset the stream with code {code}"

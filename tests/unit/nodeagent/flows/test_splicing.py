@@ -31,6 +31,7 @@ class FakeKernel:
         self.bytes: dict[int, SplicedBytes] = {}
         self.broken: dict[int, str] = {}
         self.failures: dict[str, int] = {}
+        self.not_read: dict[int, tuple[int, int]] = {}
         self.withdrawn: list[int] = []
         self.grows = 0
         """Bytes that are redirected between two looks at a flow's counts, until it is withdrawn or forgotten."""
@@ -85,6 +86,9 @@ class FakeKernel:
     def forget(self, flow: int) -> None:
         self.forgotten.append(flow)
         self.bytes.pop(flow, None)
+
+    def unread(self, flow: int) -> tuple[int, int]:
+        return self.not_read.get(flow, (0, 0))
 
     def counters(self, flow: int) -> SplicedBytes | None:
         found = self.bytes.get(flow)

@@ -72,6 +72,9 @@ class FakeSplicer:
     def standing(self, flow: int) -> tuple[bool, Flag]:
         return self.stands
 
+    def unread(self, flow: int) -> tuple[int, int]:
+        return (flow, 0)
+
     def counters(self, flow: int) -> SplicedBytes | None:
         return SplicedBytes(flow, 2, 3.0)
 
