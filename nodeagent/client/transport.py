@@ -111,6 +111,6 @@ def _refusal(status: int, content: bytes) -> ControlError:
         text = str(problem.get("detail") or problem.get("title") or "")
         faults = [item for item in problem.get("errors", ()) if item["message"] not in text]
         text = "; ".join([text, *(f"{item['field']}: {item['message']}" for item in faults)])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = content.decode("utf-8", "replace")
     return ControlError(f"control refused ({status}): {text[:MAX_DETAIL_CHARACTERS] or 'no reason given'}", status)

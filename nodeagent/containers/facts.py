@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
     data = read_bytes(path, MAX_STATE_BYTES)
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StateError(f"{path}: not JSON: {error}") from error
 
 

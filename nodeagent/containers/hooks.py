@@ -34,7 +34,7 @@ def parse_state(text: str) -> tuple[str, int, Path | None, dict[str, str]]:
     """Id, process, bundle and annotations of the OCI state that a hook reads; StateError if it is none."""
     try:
         document: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StateError(f"the state on the standard input is not JSON: {error}") from error
     found = document if isinstance(document, dict) else {}
     identifier, pid, bundle = found.get("id"), found.get("pid"), found.get("bundle")

@@ -55,6 +55,6 @@ def _sqlite_rows(path: Path) -> Iterable[tuple[str, bytes]]:
 def _labels(config: bytes) -> dict[str, str]:
     try:
         document = json.loads(config)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return texts(document.get("labels")) if isinstance(document, dict) else {}

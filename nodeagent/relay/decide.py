@@ -283,13 +283,17 @@ def _service_of(state: NodeState, hostname: str) -> Service | None:
 
 
 def _claimed_source(state: NodeState, identity: SpiffeId, request: ConnectRequest) -> Workload | None:
-    """The workload that the baggage names, if it has the identity that TLS proved; a claim alone is nothing."""
+    """The workload that the baggage names, if it has the identity that TLS proved; a claim alone is nothing. Where the
+    baggage names none (Istio's agents), the workload that alone has the identity.
+    """
     namespace = request.baggage.get("k8s.namespace.name", "")
     name = ""
     for key, value in request.baggage.items():
         if key.startswith("k8s.") and key.endswith(".name") and key not in _NAMES_OF_OTHERS:
             name = value
             break
+    if not namespace and not name:
+        return state.by_identity(str(identity))
     workload = state.by_namespace_name(namespace, name) if namespace and name else None
     return workload if workload is not None and workload.identity == str(identity) else None
 

@@ -28,7 +28,7 @@ T = TypeVar("T", Workload, Service, AuthorizationPolicy, TrustBundle, MeshSettin
 
 OBJECTS = ("workloads", "services", "policies", "bundles", "meshes")
 INDEXES = (
-    "by_ip", "by_socket", "by_sni", "by_name", "by_node", "vips", "vip_hosts", "services_of", "by_hostname",
+    "by_ip", "by_socket", "by_sni", "by_name", "by_identity", "by_node", "vips", "vip_hosts", "services_of", "by_hostname",
     "externals",
 )  # fmt: skip
 REFERENCES = ("wanted", "absent", "unreadable", "unreadable_kinds")
@@ -49,6 +49,7 @@ class Tables:
         self.by_socket: Index[SocketAddress] = Index()
         self.by_sni: Index[str] = Index()
         self.by_name: Index[tuple[str, str]] = Index()
+        self.by_identity: Index[str] = Index()
         self.by_node: Index[str] = Index()
         self.vips: Index[SocketAddress] = Index()
         self.vip_hosts: Index[str] = Index()
@@ -165,7 +166,7 @@ class Tables:
         return True
 
     def _workload_indexes(self) -> tuple[Index[Any], ...]:
-        return (self.by_ip, self.by_socket, self.by_sni, self.by_name, self.by_node)
+        return (self.by_ip, self.by_socket, self.by_sni, self.by_name, self.by_identity, self.by_node)
 
     def _update_service(self, uid: str, new: Service | None) -> bool:
         old = self.services.get(uid)
@@ -197,10 +198,10 @@ def vips_of(service: Service) -> list[SocketAddress]:
 def _keys_of_workload(workload: Workload | None) -> tuple[Any, ...]:
     """Its keys in ``_workload_indexes``."""
     if workload is None:
-        return (), (), (), (), ()
+        return (), (), (), (), (), ()
     sockets = [SocketAddress(ip, port) for ip in workload.addresses for port in workload.ports]
     name = (workload.namespace, workload.name)
-    return workload.addresses, sockets, (workload.sni.lower(),), (name,), (workload.node,)
+    return workload.addresses, sockets, (workload.sni.lower(),), (name,), (workload.identity,), (workload.node,)
 
 
 def _keys_of_service(service: Service | None) -> tuple[Any, ...]:

@@ -210,6 +210,10 @@ class NodeState:
         """The workload of that name; None if none, or not exactly one."""
         return self._workload_of(self._tables.by_name.only((namespace, name)))
 
+    def by_identity(self, identity: str) -> Workload | None:
+        """The workload that alone has this SPIFFE ID; None if none, or several share it."""
+        return self._workload_of(self._tables.by_identity.only(identity))
+
     def service_before(self, workload: Workload, port: int) -> Service | None:
         """A service that leads to this port of the workload: what a connection to the workload's own address counts
         for. Of several the one of the lowest uid, so that both ends name the same; None if there is none."""

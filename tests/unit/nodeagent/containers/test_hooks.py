@@ -26,6 +26,7 @@ def test_what_runc_tells() -> None:
     ("text", "why"),
     [
         ("", "not JSON"),
+        ("[" * 200_000, "not JSON"),
         ("[]", "no id"),
         (json.dumps({**STATE, "id": "../x"}), "no id"),
         (json.dumps({**STATE, "id": ".x"}), "no id"),

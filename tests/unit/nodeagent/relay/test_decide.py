@@ -152,6 +152,25 @@ def test_a_stream_to_the_workload_of_its_tunnel() -> None:
     assert plan.connection.source_identity == PEER[0]
 
 
+def test_a_peer_that_names_no_workload_is_the_one_that_has_its_identity() -> None:
+    """Istio's agents send names that are none of the registry's, or none at all."""
+    plan = inbound(state_of(), baggage={"service.name": "client"})
+    assert isinstance(plan, InboundPlan)
+    assert plan.source == CLIENT
+    twin = workload("client-1", service_account="client", addresses=("10.0.0.8",), ports=())
+    shared = inbound(state_of(CLIENT, twin, AWAY))
+    assert isinstance(shared, InboundPlan)
+    assert shared.source is None, "a guess is no answer"
+    named = inbound(state_of(), baggage={**NAMES, "k8s.pod.name": "web-0"})
+    assert isinstance(named, InboundPlan)
+    assert named.source is None, "it names another"
+    state = state_of(CLIENT, twin, AWAY)
+    state.apply(delta(gone(twin)))
+    left = inbound(state)
+    assert isinstance(left, InboundPlan)
+    assert left.source == CLIENT
+
+
 def test_without_server_name_the_target_tells_the_workload() -> None:
     plan = inbound(state_of(), None)
     assert isinstance(plan, InboundPlan)
@@ -202,10 +221,11 @@ def test_ports_are_those_of_now() -> None:
         ("10.0.0.9", NAMES, True),
         ("192.0.2.66", NAMES, False),
         ("10.0.0.1", NAMES, False),
-        ("10.0.0.9", {}, False),
+        ("10.0.0.9", {}, True),
+        ("10.0.0.1", {}, False),
         ("10.0.0.1", {**NAMES, "k8s.pod.name": "web-0"}, False),
     ],
-    ids=["own", "nobody's", "another's", "nameless", "another's name"],
+    ids=["own", "nobody's", "another's", "nameless", "nameless, another's", "another's name"],
 )
 def test_a_claimed_address_counts_only_if_the_proved_identity_owns_it(
     claim: str, baggage: dict[str, str], believed: bool
