@@ -211,6 +211,14 @@ class Reason(Enum):
         "the program send none",
     )
 
+    SERVER_BUSY = Explanation(
+        "server-busy",
+        Fault.DESTINATION,
+        "CONNECT",
+        "the server accepts no connections although it listens: its accept queue is full ('ss -lnt' on its node shows "
+        "Recv-Q above Send-Q); look at what keeps the program from accept(), or raise its backlog",
+    )
+
     @property
     def code(self) -> str:
         """The stable word for logs and metrics."""

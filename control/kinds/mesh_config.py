@@ -11,7 +11,7 @@ from control.kinds.base.kind import Kind, View
 from control.kinds.base.mesh import Mesh
 from control.kinds.base.model import Model
 from control.wire.discovery import MESH_UID, MeshSettings
-from control.wire.governed import idle_timeout
+from control.wire.governed import CONNECT_TIMEOUT, connect_timeout, idle_timeout
 
 MESH_CONFIG_NAME = "default"
 
@@ -27,6 +27,12 @@ def _word(value: Any) -> Any:
     return "off" if value == 0 else value
 
 
+def check_connect_timeout(text: str) -> str:
+    """A duration."""
+    connect_timeout(text)
+    return text
+
+
 Duration = Annotated[str, BeforeValidator(_word), AfterValidator(check_duration)]
 
 
@@ -37,6 +43,8 @@ class MeshConfigSpec(Model):
     """False: no same-node flow of the mesh is joined in the kernel, whatever the labels of workloads and services."""
     idle_timeout: Duration = "off"
     """For flows whose service and workload set none."""
+    connect_timeout: Annotated[str, AfterValidator(check_connect_timeout)] = f"{CONNECT_TIMEOUT}s"
+    """For connections to other nodes whose service sets none."""
 
 
 def _name_fault(name: str) -> str | None:
@@ -47,7 +55,11 @@ def _settings(view: View, mesh: Mesh) -> Iterable[MeshSettings]:
     config = view.find(KIND, MESH_CONFIG_NAME)
     spec = config.spec if config is not None else MeshConfigSpec()
     yield MeshSettings(
-        uid=MESH_UID, domain=mesh.domain, splice=spec.splice, idle_timeout=idle_timeout(spec.idle_timeout)
+        uid=MESH_UID,
+        domain=mesh.domain,
+        splice=spec.splice,
+        idle_timeout=idle_timeout(spec.idle_timeout),
+        connect_timeout=connect_timeout(spec.connect_timeout),
     )
 
 

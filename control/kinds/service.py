@@ -21,7 +21,7 @@ from control.kinds.base.fields import (
     check_port_names,
     check_target_port,
 )
-from control.kinds.base.flows import idle_timeout_of, splice_of
+from control.kinds.base.flows import connect_timeout_of, idle_timeout_of, splice_of
 from control.kinds.base.kind import Kind, Proposal, Refinement, TakeAddresses, View
 from control.kinds.base.mesh import Mesh
 from control.kinds.base.model import Model, Resource
@@ -130,6 +130,7 @@ def _project(service: Resource[ServiceSpec], view: View, mesh: Mesh) -> Iterable
         endpoints=tuple(endpoint.uid for endpoint in view.selected(service, workload.KIND)),
         splice=splice_of(service.labels),
         idle_timeout=idle_timeout_of(service.labels),
+        connect_timeout=connect_timeout_of(service.labels),
     )
 
 

@@ -17,7 +17,7 @@ from control.kinds import service
 from control.kinds.base.cells import joined
 from control.kinds.base.fault import Fault
 from control.kinds.base.fields import MeshAddress, Name, Port, check_distinct, check_mesh_address, check_port_names
-from control.kinds.base.flows import idle_timeout_of
+from control.kinds.base.flows import connect_timeout_of, idle_timeout_of
 from control.kinds.base.kind import Kind, Proposal, TakeAddresses, View
 from control.kinds.base.mesh import Mesh
 from control.kinds.base.model import API_VERSION, Model, Resource
@@ -199,6 +199,7 @@ def _project(entry: Resource[ServiceEntrySpec], _: View, __: Mesh) -> Iterable[w
             ),
             splice=False,
             idle_timeout=idle_timeout_of(entry.labels),
+            connect_timeout=connect_timeout_of(entry.labels),
         )
 
 

@@ -8,7 +8,7 @@ A fault belongs to an object of the request that takes part in it, so that opera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from control.kinds.base.fault import Fault
 from control.kinds.base.kind import Kind, Proposal
@@ -113,10 +113,14 @@ _LABELS: Mapping[str, Callable[[str], object]] = {
     governed.CAPTURE_LABEL: governed.switch,
     governed.OLD_CONNECTIONS_LABEL: governed.old_connections,
     governed.IDLE_TIMEOUT_LABEL: governed.idle_timeout,
+    governed.CONNECT_TIMEOUT_LABEL: governed.connect_timeout,
 }
 """Labels of ours -> what reads them. Checked when they are applied, never when stored resources are read: an older
 control may have accepted others.
 """
+
+
+_OF_SERVICES: Final = frozenset({governed.CONNECT_TIMEOUT_LABEL})
 
 
 def _labels(proposal: Proposal) -> Iterable[Fault]:
@@ -132,6 +136,10 @@ def _labels(proposal: Proposal) -> Iterable[Fault]:
             if reader is None:
                 known = ", ".join(_LABELS)
                 yield Fault(f"labels of {governed.LABEL_PREFIX} are: {known}", field, index, resource.subject)
+                continue
+            if label in _OF_SERVICES and KINDS[resource.kind].virtual_addresses is None:
+                why = "services have this label; on a workload it means nothing"
+                yield Fault(why, field, index, resource.subject)
                 continue
             try:
                 reader(text)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, get_args
 
+from control.wire.governed import CONNECT_TIMEOUT
+
 
 class Action(StrEnum):
     """What an AuthorizationPolicy does with what it matches. DENY is looked at first."""
@@ -201,6 +203,8 @@ class Service:
     """Whether same-node flows to it may be joined in the kernel."""
     idle_timeout: int | None = None
     """Seconds after which a flow to it that carries nothing is reset; 0: never; None: it does not say."""
+    connect_timeout: int | None = None
+    """Seconds in which a connection to a node that has endpoints of it must be made; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +275,8 @@ class MeshSettings:
     """Whether same-node flows may be joined in the kernel at all; False wins over everything narrower."""
     idle_timeout: int = 0
     """Seconds after which a flow that carries nothing is reset, where nothing narrower says otherwise; 0: never."""
+    connect_timeout: int = CONNECT_TIMEOUT
+    """Seconds in which a connection to a node must be made, where the service does not say."""
 
 
 MESH_UID = "mesh"

@@ -1,6 +1,6 @@
 """What operators say about live flows and names, in words: the labels ``nodemesh.io/splice``, ``nodemesh.io/dns``,
-``nodemesh.io/capture``, ``nodemesh.io/old-connections`` and ``nodemesh.io/idle-timeout`` of workloads and services, and
-durations as they write them.
+``nodemesh.io/capture``, ``nodemesh.io/old-connections``, ``nodemesh.io/idle-timeout`` and
+``nodemesh.io/connect-timeout`` of workloads and services, and durations as they write them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ OLD_CONNECTIONS_LABEL: Final = LABEL_PREFIX + "old-connections"
 leaves it; after a duration those that still stand are reset."""
 IDLE_TIMEOUT_LABEL: Final = LABEL_PREFIX + "idle-timeout"
 """A duration or ``off``."""
+CONNECT_TIMEOUT_LABEL: Final = LABEL_PREFIX + "connect-timeout"
+"""A duration; of services."""
+CONNECT_TIMEOUT: Final = 3
+"""Seconds, where nobody says otherwise."""
+MAX_CONNECT_TIMEOUT: Final = 120
+"""Seconds; Linux gives up after about as long (tcp_syn_retries)."""
 MAX_IDLE_TIMEOUT: Final = 365 * 86_400
 """Seconds."""
 
@@ -33,6 +39,15 @@ def idle_timeout(text: str) -> int:
     ValueError otherwise.
     """
     return 0 if text in ("off", "0") else _seconds(text, "off for never")
+
+
+def connect_timeout(text: str) -> int:
+    """``1s`` to ``2m`` in seconds. ValueError otherwise."""
+    found = _DURATION.match(text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 1 <= seconds <= MAX_CONNECT_TIMEOUT:
+        raise ValueError(f"{text[:40]!r} is no time to connect in; write 1s to {MAX_CONNECT_TIMEOUT}s, for example 5s")
+    return seconds
 
 
 def old_connections(text: str) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from control.wire.discovery import Service, Workload
+from control.wire.governed import CONNECT_TIMEOUT
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.flow import FlowRecord
 
@@ -62,6 +63,13 @@ class FlowSettings:
             if seconds is not None:
                 return seconds, name
         return self._mesh_timeout, "the mesh"
+
+    def connect_timeout(self, service: Service | None) -> int:
+        """Seconds in which a connection to another node must be made."""
+        if service is not None and service.connect_timeout is not None:
+            return service.connect_timeout
+        mesh = self._state.settings
+        return mesh.connect_timeout if mesh is not None else CONNECT_TIMEOUT
 
     def switched_off(self, record: FlowRecord) -> str:
         """Who keeps this flow out of the splice; nothing if nobody does."""

@@ -302,7 +302,7 @@ class ControlFrames:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "URGENT without a stream, or with a payload")
         self.no_progress()
         stream = self._table.streams.get(stream_id)
-        if stream is not None and stream.tunnel:
+        if stream is not None:
             stream.urgent_next = True
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:

@@ -25,19 +25,18 @@ from nodeagent.net.sockets import (
 from nodeagent.net.transport import SocketTransport
 from nodeagent.reasons import Reason
 
-CONNECT_TIMEOUT_SECONDS: Final = 10.0
+OUTWARD_SECONDS: Final = 10.0
+"""For connections to hosts outside the mesh, where nobody says otherwise."""
 
 P = TypeVar("P", bound=BaseProtocol)
 
 
-async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress) -> P:
-    """Connect a tunnel within CONNECT_TIMEOUT_SECONDS; OSError or TimeoutError where that fails (see
-    ``connect_reason``).
-    """
+async def dial(loop: AbstractEventLoop, factory: Callable[[], P], address: SocketAddress, seconds: float) -> P:
+    """Connect a tunnel within so many seconds; OSError or TimeoutError where that fails (see ``connect_reason``)."""
     connecting = make(address, None)
     try:
         unpaced_at_first(connecting)
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+        async with asyncio.timeout(seconds):
             await loop.sock_connect(connecting, tuple(address))
     except BaseException:
         connecting.close()
@@ -65,14 +64,16 @@ async def dial_app(
     *,
     spliced: bool = False,
     inside: Namespace | None = None,
-    outward: bool = False,
+    outward: float | None = None,
+    waits: Callable[[Callable[[], None]], None] | None = None,
 ) -> P:
     """Connect to an application, as ``dial``. On this host that is done before it waits for anything (see
-    ``Tasks.start``).
+    ``Tasks.start``), unless the server's accept queue is full. Within the node the kernel alone gives up
+    (tcp_syn_retries). If it has to wait ``waits`` is given a call that ends the dial with ConnectionAbortedError.
 
     ``before`` is told the descriptor before the connection is begun; ``spliced``: the flow may be. ``inside`` another
     network namespace the connection is made there, to its loopback if the address is not one of its own
-    (``outward``: wherever the routes of the namespace lead).
+    (``outward``: wherever the routes of the namespace lead, within so many seconds).
     """
     connecting = make(address, inside)
     try:
@@ -86,7 +87,7 @@ async def dial_app(
         if before is not None:
             before(connecting.fileno())
         if not _connects(connecting, address):
-            await _connected(poller, connecting, address)
+            await _connected(poller, connecting, address, outward, waits)
         protocol = factory()
     except BaseException:
         connecting.close()
@@ -111,11 +112,19 @@ def _connects(connecting: socket.socket, address: SocketAddress) -> bool:
     return False
 
 
-async def _connected(poller: Poller, connecting: socket.socket, address: SocketAddress) -> None:
+async def _connected(
+    poller: Poller,
+    connecting: socket.socket,
+    address: SocketAddress,
+    seconds: float | None,
+    waits: Callable[[Callable[[], None]], None] | None,
+) -> None:
     await asyncio.sleep(0)  # what follows needs a task: see Tasks.start
     waiting = _Connecting(poller, connecting.fileno())
+    if waits is not None:
+        waits(waiting.give_up)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+        async with asyncio.timeout(seconds):
             while not _connects(connecting, address):
                 await waiting.news()
     finally:
@@ -127,12 +136,20 @@ class _Connecting:
 
     def __init__(self, poller: Poller, descriptor: int) -> None:
         self._told = asyncio.Event()
+        self._given_up = False
         poller.add(descriptor, self, EPOLLOUT)
 
     async def news(self) -> None:
         """Until the kernel has some."""
         await self._told.wait()
+        if self._given_up:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "nobody waits for it any more")
         self._told.clear()
+
+    def give_up(self) -> None:
+        """Nobody waits for it."""
+        self._given_up = True
+        self._told.set()
 
     def ready(self, _events: int) -> None:
         """There are."""
@@ -143,6 +160,12 @@ class _Connecting:
 
     def bury(self) -> None:
         """Never doomed."""
+
+
+def local_reason(error: BaseException) -> Reason:
+    """As ``connect_reason``, within this node: silence there is a full accept queue."""
+    reason = connect_reason(error)
+    return Reason.SERVER_BUSY if reason is Reason.CONNECT_TIMEOUT else reason
 
 
 def connect_reason(error: BaseException) -> Reason:

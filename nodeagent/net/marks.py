@@ -18,8 +18,8 @@ from itertools import islice
 from socket import MSG_OOB, socket
 from typing import Final, Protocol
 
-from nodeagent.http2.frames import Chunk
-
+Chunk = bytes | bytearray | memoryview
+"""What may be written; a ``memoryview`` is lent for the call."""
 _SIOCATMARK: Final = 0x8905
 _NO: Final = bytes(4)
 

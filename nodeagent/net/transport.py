@@ -16,7 +16,7 @@ from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from socket import MSG_MORE, MSG_OOB, SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from nodeagent.net.marks import Marks, Urgent, at_mark
+from nodeagent.net.marks import Chunk, Marks, Urgent, at_mark
 
 if TYPE_CHECKING:
     from nodeagent.net.poller import Poller
@@ -28,8 +28,6 @@ READS_AFTER_END: Final = 4
 PARTS_A_WRITE: Final = 64
 _READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDHUP
 _UNREGISTERED: Final = -1
-Chunk = bytes | bytearray | memoryview
-"""What may be written; a ``memoryview`` is lent for the call."""
 
 
 class SocketTransport(Transport):

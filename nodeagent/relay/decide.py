@@ -97,11 +97,27 @@ def dial_address(workload: Workload, address: SocketAddress) -> SocketAddress:
     return SocketAddress(workload.app_address or address.ip, address.port)
 
 
-def tunnel_address(workload: Workload, address: SocketAddress) -> SocketAddress:
-    """Where the agent of the workload's node takes tunnels for it, of the family of ``address`` if it can be."""
-    same = [ip for ip in workload.tunnel_addresses if (":" in ip) == (":" in address.ip)]
-    ip = next(iter((*same, *workload.tunnel_addresses)), address.ip)
-    return SocketAddress(ip, workload.tunnel_port)
+def arrived_address(
+    workload: Workload, address: SocketAddress, arrived_at: SocketAddress | None, has: Callable[[str], bool]
+) -> SocketAddress:
+    """As ``dial_address``, for a tunnel that arrived at this address of the node. A workload that is known by its
+    node's addresses is dialled there if the node does not have the one that the peer named: it answers at any of them.
+    """
+    named = dial_address(workload, address)
+    if arrived_at is None or arrived_at.ip == named.ip or workload.app_address or workload.tunnel_addresses:
+        return named
+    if arrived_at.ip not in workload.addresses or has(named.ip):
+        return named
+    return SocketAddress(arrived_at.ip, named.port)
+
+
+def tunnel_addresses(workload: Workload, address: SocketAddress) -> tuple[SocketAddress, ...]:
+    """Where the agent of the workload's node takes tunnels for it, those of the family of ``address`` first. A workload
+    without addresses of its own has the node's: then ``address`` comes first of all.
+    """
+    known = workload.tunnel_addresses or dict.fromkeys((address.ip, *workload.addresses))
+    found = sorted(known, key=lambda ip: (":" in ip) != (":" in address.ip))
+    return tuple(SocketAddress(ip, workload.tunnel_port) for ip in found)
 
 
 def policy_connection(identity: str, source: SocketAddress, address: SocketAddress) -> Connection:

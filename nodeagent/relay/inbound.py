@@ -27,10 +27,11 @@ from nodeagent.identity.tlsctx import ChoosingContext
 from nodeagent.limits.crowd import Crowd
 from nodeagent.limits.owner import network_of
 from nodeagent.namespaces.handle import Namespace
+from nodeagent.net.sockets import has_address
 from nodeagent.net.threshold import Arrival, Threshold
 from nodeagent.reasons import Reason
 from nodeagent.relay import decide
-from nodeagent.relay.decide import InboundPlan, Refusal, dial_address
+from nodeagent.relay.decide import InboundPlan, Refusal, arrived_address
 from nodeagent.telemetry.flow import FlowRecord, Reporter, Security
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER, URGENT_DATA
 from nodeagent.tunnel.end import TunnelEnd
@@ -314,7 +315,7 @@ class TunnelServer(TunnelEnd):
         flow.source = leg
         tracker.add(flow)
         to = LocalDestination(
-            address=dial_address(plan.destination, plan.address), client=plan.source_address,
+            address=arrived_address(plan.destination, plan.address, self.local, _has), client=plan.source_address,
             workload=plan.destination.uid, joins_leg=True,
         )  # fmt: skip
         self._inbound.reach.local.start(flow, leg, to, InboundAttempt(self, flow, leg))
@@ -327,3 +328,10 @@ class TunnelServer(TunnelEnd):
         if code == URGENT_DATA:
             return Reason.URGENT_DATA, "by the agent of the source"
         return Reason.SOURCE_RESET, ""
+
+
+def _has(ip: str) -> bool:
+    try:
+        return has_address(None, ip)
+    except OSError:  # the dial says why
+        return True

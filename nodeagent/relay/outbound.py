@@ -211,13 +211,13 @@ class Outbound:
         trace = os.urandom(24).hex()
         record.security = Security.MUTUAL_TLS
         record.trace_parent = f"00-{trace[:32]}-{trace[32:]}-01"
-        record.tunnel_address = tunnel_address = decide.tunnel_address(plan.destination, plan.address)
         flow = Flow(self.services.tracker, record)
         attempt = OutboundAttempt(self, flow, plan.destination.uid)
         self._begin(leg, flow)
         to = RemoteDestination(
             source=plan.source, source_address=plan.source_address, workload=plan.destination, address=plan.address,
-            tunnel_address=tunnel_address, hostname=plan.service.hostname if plan.service is not None else "",
+            tunnel_addresses=decide.tunnel_addresses(plan.destination, plan.address),
+            hostname=plan.service.hostname if plan.service is not None else "",
             baggage=self.baggage_of(plan.source), trace_parent=record.trace_parent,
         )  # fmt: skip
         self.reach.remote.start(flow, leg, to, attempt, cookie)

@@ -25,7 +25,7 @@ from control.wire.discovery import (
     TrustBundle,
     Workload,
 )
-from control.wire.governed import MAX_IDLE_TIMEOUT
+from control.wire.governed import MAX_CONNECT_TIMEOUT, MAX_IDLE_TIMEOUT
 from control.wire.ids import SpiffeId, check_domain, check_trust_domain
 from control.wire.watch import Change
 
@@ -143,6 +143,11 @@ def _check_idle_timeout(seconds: int | None) -> None:
         raise UnacceptableError(f"idle_timeout: {seconds} is not 0 to {MAX_IDLE_TIMEOUT} seconds")
 
 
+def _check_connect_timeout(seconds: int | None) -> None:
+    if seconds is not None and not 1 <= seconds <= MAX_CONNECT_TIMEOUT:
+        raise UnacceptableError(f"connect_timeout: {seconds} is not 1 to {MAX_CONNECT_TIMEOUT} seconds")
+
+
 def _workload(workload: Workload) -> Workload:
     if not SpiffeId.parse(workload.identity).is_workload:
         raise UnacceptableError(f"identity: {workload.identity!r} is not /ns/<namespace>/sa/<service-account>")
@@ -161,6 +166,7 @@ def _service(service: Service) -> Service:
     _check_ports("ports", tuple(port.port for port in service.ports))
     _check_ports("target_port", tuple(port.target_port for port in service.ports))
     _check_idle_timeout(service.idle_timeout)
+    _check_connect_timeout(service.connect_timeout)
     external = None if service.external is None else _external(service.external)
     addresses = _canonical(service.addresses)
     if (addresses, external) == (service.addresses, service.external):
@@ -195,6 +201,7 @@ def _bundle(bundle: TrustBundle) -> TrustBundle:
 def _mesh(settings: MeshSettings) -> MeshSettings:
     check_domain(settings.domain)
     _check_idle_timeout(settings.idle_timeout)
+    _check_connect_timeout(settings.connect_timeout)
     return settings
 
 

@@ -28,8 +28,8 @@ T = TypeVar("T", Workload, Service, AuthorizationPolicy, TrustBundle, MeshSettin
 
 OBJECTS = ("workloads", "services", "policies", "bundles", "meshes")
 INDEXES = (
-    "by_ip", "by_socket", "by_sni", "by_name", "by_identity", "by_node", "vips", "vip_hosts", "services_of", "by_hostname",
-    "externals",
+    "by_ip", "by_socket", "by_sni", "by_name", "by_identity", "by_node", "vips", "vip_hosts", "services_of",
+    "by_hostname", "externals",
 )  # fmt: skip
 REFERENCES = ("wanted", "absent", "unreadable", "unreadable_kinds")
 DISMANTLED_AT_ONCE = 512

@@ -15,6 +15,7 @@ from typing import Final
 from OpenSSL import SSL
 
 from control.wire.address import SocketAddress
+from control.wire.governed import CONNECT_TIMEOUT
 from nodeagent.http2.errors import LocalError
 from nodeagent.http2.hpack.field import Field
 from nodeagent.http2.limits import CLIENT_STREAMS
@@ -99,6 +100,8 @@ class TunnelClient(TunnelEnd):
 class _Entry:
     tunnels: list[TunnelClient] = field(default_factory=list)
     waiting: deque[tuple[Ready, Failed]] = field(default_factory=deque)
+    seconds: float = CONNECT_TIMEOUT
+    """In which the next dial must be done: what the last flow that waits allows."""
 
 
 class Pool:
@@ -119,8 +122,10 @@ class Pool:
     def __len__(self) -> int:
         return self._tunnels
 
-    def acquire(self, target: TunnelTarget, ready: Ready, failed: Failed) -> None:
-        """Call ``ready`` with a tunnel on which a stream can be opened, now if there is one; or ``failed``, once."""
+    def acquire(self, target: TunnelTarget, ready: Ready, failed: Failed, seconds: float = CONNECT_TIMEOUT) -> None:
+        """Call ``ready`` with a tunnel on which a stream can be opened, now if there is one; or ``failed``, once.
+        A tunnel that has to be dialled first is given so many seconds.
+        """
         generation = self.certificates.generation(target.identity)
         if not generation:
             failed(Reason.NO_IDENTITY, f"no valid SVID or trust bundle for {target.identity}")
@@ -136,6 +141,7 @@ class Pool:
             return
         if entry is None:
             entry = self._entries[key] = _Entry()
+        entry.seconds = seconds
         entry.waiting.append((ready, failed))
         self._waiting += 1
         self._open_enough(entry, target, generation)
@@ -155,11 +161,11 @@ class Pool:
         tunnel = TunnelClient(self, target, generation)
         entry.tunnels.append(tunnel)
         self._tunnels += 1
-        self.tasks.spawn(self._dial(tunnel), f"dial tunnel {target.address}")
+        self.tasks.spawn(self._dial(tunnel, entry.seconds), f"dial tunnel {target.address}")
 
-    async def _dial(self, tunnel: TunnelClient) -> None:
+    async def _dial(self, tunnel: TunnelClient, seconds: float) -> None:
         try:
-            await dial(self.tasks.loop, lambda: tunnel, tunnel.target.address)
+            await dial(self.tasks.loop, lambda: tunnel, tunnel.target.address, seconds)
         except OSError as error:  # TimeoutError is one
             tunnel.fail(connect_reason(error), f"tunnel to {tunnel.target.address}: {error or 'no answer'}")
 
@@ -202,7 +208,7 @@ class Pool:
         waiting, entry.waiting = entry.waiting, deque()
         self._waiting -= len(waiting)
         for ready, failed in waiting:
-            self.acquire(target, ready, failed)
+            self.acquire(target, ready, failed, entry.seconds)
 
     def _fail_waiting(self, entry: _Entry, reason: Reason, detail: str) -> None:
         while entry.waiting:

@@ -18,3 +18,12 @@ def idle_timeout_of(labels: Labels) -> int | None:
         return None if text is None else governed.idle_timeout(text)
     except ValueError:
         return None
+
+
+def connect_timeout_of(labels: Labels) -> int | None:
+    """Seconds; None: no label, or one that an older control accepted and that has no meaning."""
+    try:
+        text = labels.get(governed.CONNECT_TIMEOUT_LABEL)
+        return None if text is None else governed.connect_timeout(text)
+    except ValueError:
+        return None

@@ -16,12 +16,12 @@ from nodeagent.flows.balance import Balancer
 from nodeagent.flows.flow import Flow
 from nodeagent.flows.reach.attempt import Attempt, establish
 from nodeagent.flows.services import Services
-from nodeagent.net.dialling import connect_reason, dial_app
+from nodeagent.net.dialling import OUTWARD_SECONDS, connect_reason, dial_app
 from nodeagent.reasons import Reason
 from nodeagent.state.targets import Place
 
 MAX_ATTEMPTS: Final = 3
-"""Endpoints that one connection tries, each for CONNECT_TIMEOUT_SECONDS."""
+"""Endpoints that one connection tries, each for OUTWARD_SECONDS, or as long as the service allows."""
 MAX_ADDRESSES: Final = 64
 """Addresses of one host that are chosen from."""
 
@@ -110,8 +110,9 @@ class ExternalReach:
         balancer.started(chosen.uid)
         try:
             leg = await dial_app(
-                services.poller, make_leg, chosen.address, services.going_out(), inside=source.home, outward=True
-            )
+                services.poller, make_leg, chosen.address, services.going_out(), inside=source.home,
+                outward=_patience(flow.record.service),
+            )  # fmt: skip
         except BaseException:
             balancer.ended(chosen.uid)
             raise
@@ -123,6 +124,11 @@ class ExternalReach:
         flow.when_closed(partial(balancer.ended, chosen.uid))
         flow.record.reached_address = chosen.address
         establish(flow, source, leg, attempt)
+
+
+def _patience(service: Service | None) -> float:
+    said = service.connect_timeout if service is not None else None
+    return OUTWARD_SECONDS if said is None else said
 
 
 def _without(found: list[Candidate], failed: Candidate, reason: Reason) -> list[Candidate]:

@@ -13,7 +13,7 @@ from nodeagent.flows.reach.attempt import Attempt, establish
 from nodeagent.flows.services import Services
 from nodeagent.flows.splicing import FlowSplice
 from nodeagent.namespaces.handle import Namespace
-from nodeagent.net.dialling import connect_reason, dial_app
+from nodeagent.net.dialling import dial_app, local_reason
 from nodeagent.net.sockets import local_address, small_buffers
 from nodeagent.reasons import Reason
 
@@ -98,10 +98,11 @@ class LocalReach:
             make_leg = partial(AppLeg, services.buffers.application, flow, dialled=True, home=home)
             leg = await dial_app(
                 services.poller, make_leg, to.address, self._before_dial(to, splice), spliced=splice is not None,
-                inside=home,
+                inside=home, waits=flow.when_closed,
             )  # fmt: skip
         except OSError as error:
-            attempt.failed(connect_reason(error), f"{to.address}: {error or 'no answer'}")
+            if not flow.done:  # the client's patience is over
+                attempt.failed(local_reason(error), f"{to.address}: {error or 'no answer'}")
             return
         if home is not None and home.closed:
             flow.cut(Reason.NAMESPACE_GONE, f"network namespace {home.inode} has no enrolled process any more")

@@ -13,6 +13,7 @@ from control.wire.discovery import Workload
 from control.wire.ids import SpiffeId
 from nodeagent.flows.app import AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach.addresses import NodeAddresses
 from nodeagent.flows.reach.attempt import Attempt
 from nodeagent.flows.services import Services
 from nodeagent.flows.streams import StreamLeg
@@ -21,7 +22,7 @@ from nodeagent.http2.headers import fields_of, headers_of
 from nodeagent.http2.hpack.field import Field
 from nodeagent.reasons import Reason
 from nodeagent.tunnel.codes import IDLE_TIMEOUT, REASON_HEADER, URGENT_DATA
-from nodeagent.tunnel.pool import Pool, TunnelClient, TunnelTarget
+from nodeagent.tunnel.pool import Failed, Pool, Ready, TunnelClient, TunnelTarget
 from nodeagent.tunnel.request import ConnectRequest, connect_headers, status_of
 
 MAX_TARGETS: Final = 4096
@@ -31,9 +32,15 @@ _BY_STATUS: Final = {400: Reason.BAD_TARGET, 401: Reason.POLICY_DENIED, 503: Rea
 _BELIEVED: Final = frozenset({
     Reason.POLICY_DENIED, Reason.POLICY_MISSING, Reason.BAD_TARGET, Reason.NOT_READY, Reason.OVERLOADED,
     Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_UNREACHABLE, Reason.CONNECT_FAILED,
-    Reason.NO_ENDPOINT,
+    Reason.NO_ENDPOINT, Reason.SERVER_BUSY,
 })  # fmt: skip
 """Reasons that are taken from a peer: they only go into the log."""
+
+
+_SILENT: Final = frozenset({
+    Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_UNREACHABLE, Reason.CONNECT_FAILED,
+})  # fmt: skip
+"""Of an address where no agent answers; another address of its node may do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +52,8 @@ class RemoteDestination:
     workload: Workload
     address: SocketAddress
     """The workload's own address and port."""
-    tunnel_address: SocketAddress
+    tunnel_addresses: tuple[SocketAddress, ...]
+    """Where its node's agent takes tunnels for it, the preferred one first; at least one."""
     hostname: str
     """Of the service that the source asked for; empty: it asked for the workload itself."""
     baggage: Mapping[str, str]
@@ -64,6 +72,7 @@ class RemoteReach:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.addresses = NodeAddresses()
         self.pool = Pool(services.tasks, services.certificates, services.budget, services.buffers)
 
     def start(self, flow: Flow, source: AppLeg, to: RemoteDestination, attempt: Attempt, cookie: int) -> None:
@@ -72,31 +81,56 @@ class RemoteReach:
         if not services.certificates.usable(identity, datetime.now(UTC)):
             flow.cut(Reason.NO_IDENTITY, f"no valid SVID for {identity}")
             return
-        workload = to.workload
-        target = _target(identity, workload.uid, workload.identity, to.tunnel_address, workload.sni)
         if services.splicing is not None:
             services.splicing.leg(flow, source, cookie)
-        request = _TunnelRequest(flow, source, to, attempt)
-        self.pool.acquire(target, request.open, request.no_tunnel)
+        _TunnelRequest(self, flow, source, to, attempt).ask()
+
+    def acquire(self, flow: Flow, to: RemoteDestination, address: SocketAddress, ready: Ready, failed: Failed) -> None:
+        """A tunnel to this address of the node."""
+        workload = to.workload
+        target = _target(to.source.identity, workload.uid, workload.identity, address, workload.sni)
+        seconds = self._services.tracker.settings.connect_timeout(flow.record.service)
+        self.pool.acquire(target, ready, failed, seconds)
+
+    @property
+    def now(self) -> float:
+        """Of the worker's clock."""
+        return self._services.tasks.loop.time()
 
 
 class _TunnelRequest:
     """One flow that wants a stream."""
 
-    def __init__(self, flow: Flow, source: AppLeg, to: RemoteDestination, attempt: Attempt) -> None:
+    def __init__(self, reach: RemoteReach, flow: Flow, source: AppLeg, to: RemoteDestination, attempt: Attempt) -> None:
+        self._reach = reach
+        self._untried = reach.addresses.ordered(to.tunnel_addresses, reach.now)
         self._flow = flow
         self._source = source
         self._to = to
         self._attempt = attempt
 
+    def ask(self) -> None:
+        """For a tunnel to the node's next address."""
+        address = self._untried.pop(0)
+        self._flow.record.tunnel_address = address
+        self._reach.acquire(self._flow, self._to, address, self.open, self.no_tunnel)
+
     def no_tunnel(self, reason: Reason, detail: str) -> None:
-        """The pool could not make one."""
-        if not self._flow.done:
+        """The pool could not make one: try the node's next address if this one does not answer."""
+        address = self._flow.record.tunnel_address
+        if reason in _SILENT and address is not None:
+            self._reach.addresses.failed(address, self._reach.now)
+        if self._flow.done:
+            return
+        if reason in _SILENT and self._untried:
+            self.ask()
+        else:
             self._attempt.failed(reason, detail)
 
     def open(self, tunnel: TunnelClient) -> None:
         """Open the stream. Bytes of the source follow at once: the flow is established when the answer comes."""
         flow, to = self._flow, self._to
+        self._reach.addresses.answered(tunnel.target.address)
         if flow.done:
             return
         request = ConnectRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.wire.governed import MAX_IDLE_TIMEOUT, idle_timeout, switch
+from control.wire.governed import MAX_CONNECT_TIMEOUT, MAX_IDLE_TIMEOUT, connect_timeout, idle_timeout, switch
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,17 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         idle_timeout(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("5s", 5), ("2m", MAX_CONNECT_TIMEOUT)])
+def test_times_to_connect_in(text: str, seconds: int) -> None:
+    assert connect_timeout(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "off", "121s", "1h", "5", "0.5s"])
+def test_what_is_no_time_to_connect_in(text: str) -> None:
+    with pytest.raises(ValueError, match="write 1s to 120s"):
+        connect_timeout(text)
 
 
 def test_switches() -> None:

@@ -150,6 +150,20 @@ def test_a_label_of_ours_means_something(registry: Registry, make: Any, label: s
     assert (fault.field, words in fault.message) == (f"metadata.labels.{label}", True), fault
 
 
+@pytest.mark.parametrize(
+    ("make", "text", "words"),
+    [
+        (service, "off", "'off' is no time to connect in; write 1s to 120s"),
+        (workload, "5s", "services have this label"),
+    ],
+)
+def test_a_time_to_connect_in_is_said_of_services(registry: Registry, make: Any, text: str, words: str) -> None:
+    labelled = make()
+    labelled["metadata"]["labels"] = {"app": "web", "nodemesh.io/connect-timeout": text}
+    with pytest.raises(Invalid, match=words):
+        registry.apply([node(), labelled])
+
+
 def test_labels_of_ours_that_mean_something_are_taken(registry: Registry) -> None:
     labels = {"app": "web", "nodemesh.io/splice": "off", "nodemesh.io/idle-timeout": "1h", "other.io/x": "soon"}
     registry.apply([node(), workload(labels=labels)])

@@ -291,6 +291,9 @@ def test_labels_say_what_becomes_of_live_flows() -> None:
     labelled["metadata"]["labels"] = quiet
     (told_service,) = told(Service, labelled)
     assert (told_service.splice, told_service.idle_timeout) == (False, 900)
+    assert told_service.connect_timeout is None
+    labelled["metadata"]["labels"] = {"nodemesh.io/connect-timeout": "7s"}
+    assert [each.connect_timeout for each in told(Service, labelled)] == [7]
 
 
 def test_a_label_that_an_older_control_let_in_says_nothing() -> None:
@@ -320,4 +323,6 @@ def test_what_holds_in_the_whole_mesh(spec: Object, splice: bool, seconds: int) 
 
 def test_where_nothing_is_said_nothing_is_cut_and_flows_are_spliced() -> None:
     (settings,) = told(MeshSettings)
-    assert (settings.splice, settings.idle_timeout) == (True, 0)
+    assert (settings.splice, settings.idle_timeout, settings.connect_timeout) == (True, 0, 3)
+    (settings,) = told(MeshSettings, mesh_config(connectTimeout="10s"))
+    assert settings.connect_timeout == 10

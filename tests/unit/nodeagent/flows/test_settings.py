@@ -109,3 +109,12 @@ def test_what_the_state_held_before_counts() -> None:
     record = Desk().record
     assert settings.switched_off(record) == "workload shop/web-0"
     assert settings.idle_timeout(record) == (7, "workload shop/web-0")
+
+
+def test_the_service_says_how_long_a_dial_may_take_then_the_mesh() -> None:
+    state = NodeState()
+    settings = FlowSettings(state)
+    assert settings.connect_timeout(None) == 3, "before control has said anything"
+    state.apply(snapshot(mesh(connect_timeout=5)))
+    assert settings.connect_timeout(service()) == settings.connect_timeout(None) == 5
+    assert settings.connect_timeout(service(connect_timeout=7)) == 7

@@ -6,13 +6,13 @@ import asyncio
 import errno
 import socket
 import struct
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
 
 from control.wire.address import SocketAddress
-from nodeagent.net import dialling
-from nodeagent.net.dialling import connect_reason, dial_app
+from nodeagent.net.dialling import connect_reason, dial_app, local_reason
 from nodeagent.net.sockets import UNPACED
 from nodeagent.net.tasks import Tasks
 from nodeagent.reasons import Reason
@@ -49,7 +49,7 @@ async def test_on_one_host_it_is_done_before_it_waits(bench: Bench) -> None:
 @polled
 async def test_what_stays_on_the_node_is_not_paced(bench: Bench) -> None:
     _, address = bench.server()
-    for outward, expected in ((False, UNPACED), (True, congestion(bench.server()[0]))):
+    for outward, expected in ((None, UNPACED), (10.0, congestion(bench.server()[0]))):
         protocol = await dial_app(bench.poller, Recorder, address, outward=outward)
         assert congestion(protocol.transport.get_extra_info("socket")) == expected
         protocol.transport.abort()
@@ -98,10 +98,26 @@ async def test_a_server_that_takes_its_time(bench: Bench) -> None:
 @polled
 async def test_a_server_that_does_not_answer(bench: Bench) -> None:
     _, address = crowded(bench)
-    with mock.patch.object(dialling, "CONNECT_TIMEOUT_SECONDS", 0.01), pytest.raises(TimeoutError) as late:
-        await dial_app(bench.poller, Recorder, address)
+    with pytest.raises(TimeoutError) as late:
+        await dial_app(bench.poller, Recorder, address, outward=0.01)
     assert connect_reason(late.value) is Reason.CONNECT_TIMEOUT
     assert not bench.poller._watched
+
+
+@polled
+async def test_a_dial_that_nobody_waits_for_any_more(bench: Bench) -> None:
+    """Within the node there is no time-out: the client's patience decides."""
+    _, address = crowded(bench)
+    give_up: list[Callable[[], None]] = []
+    dial = asyncio.ensure_future(dial_app(bench.poller, Recorder, address, waits=give_up.append))
+    await bench.turns(3)
+    assert not dial.done()
+    give_up[0]()
+    with pytest.raises(ConnectionAbortedError):
+        await dial
+    assert not bench.poller._watched
+    assert local_reason(TimeoutError()) is Reason.SERVER_BUSY
+    assert local_reason(ConnectionRefusedError(errno.ECONNREFUSED, "")) is Reason.CONNECT_REFUSED
 
 
 @polled

@@ -260,6 +260,25 @@ def test_the_agent_dials_where_the_application_listens() -> None:
     assert decide.dial_address(workload(app_address="127.0.0.1"), TARGET) == SocketAddress("127.0.0.1", 8080)
 
 
+def test_a_workload_is_dialled_at_an_address_that_its_node_has() -> None:
+    both = workload("away-0", node="node-b", addresses=("10.0.0.2", "10.0.0.3"))
+    named, at = SocketAddress("10.0.0.2", 8080), SocketAddress("10.0.0.3", 15008)
+    own = {"10.0.0.2", "10.0.0.3"}
+    assert decide.arrived_address(both, named, at, own.__contains__) == named
+    assert decide.arrived_address(both, named, at, {"10.0.0.3"}.__contains__) == SocketAddress("10.0.0.3", 8080)
+    elsewhere = workload("away-0", node="node-b", addresses=("10.0.0.2",), tunnel_addresses=("10.0.0.3",))
+    assert decide.arrived_address(elsewhere, named, at, set().__contains__) == named, "a container's own address"
+
+
+def test_every_address_of_a_node_takes_tunnels() -> None:
+    known = workload(addresses=("10.0.0.1", "fd00::1", "10.0.0.2"), tunnel_port=7)
+    found = decide.tunnel_addresses(known, SocketAddress("10.0.0.2", 80))
+    assert [str(address) for address in found] == ["10.0.0.2:7", "10.0.0.1:7", "[fd00::1]:7"]
+    inside = workload(addresses=("10.1.0.9",), tunnel_addresses=("10.0.0.1", "fd00::1"), tunnel_port=7)
+    found = decide.tunnel_addresses(inside, SocketAddress("fd00::9", 80))
+    assert [str(address) for address in found] == ["[fd00::1]:7", "10.0.0.1:7"]
+
+
 OUTSIDER = SocketAddress("192.0.2.9", 50_000)
 
 
