@@ -1,11 +1,11 @@
 """Messages between the manager and its workers, over a Unix stream socket pair.
 
 Each message is four bytes of length (big endian), then JSON: ``{"type": <name>, ...fields}``. The manager speaks
-first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot (``StateBatch``, in parts), ``Enrolment``,
-``Namespaces``, every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it sends whatever
-changes. The worker answers ``Begin`` with ``Ready`` once everything before it has been applied and its listeners are
-open; each batch with ``Applied``, ``Enrolment`` with ``Heard``, ``Namespaces`` with ``Inside``, and each ``Collect``
-and ``ListFlows`` by its number.
+first: ``Start``, ``SpliceExclusions`` if there are any, then a snapshot (``StateBatch``, in parts),
+``EnrolmentUpdate``, ``Namespaces``, every ``Svid`` it has, and ``Begin``: nothing is accepted before. From then on it
+sends whatever changes. The worker answers ``Begin`` with ``Ready`` once everything before it has been applied and its
+listeners are open; each batch with ``BatchApplied``, ``EnrolmentUpdate`` with ``Heard``, ``Namespaces`` with
+``Inside``, and each ``Collect`` and ``ListFlows`` by its number.
 
 A reader ignores and counts a message whose type it does not know, or that it cannot read, because a process of another
 version may have sent it; but not one that narrows what is allowed (``"narrows": true``, see NARROWING): to go on
@@ -84,7 +84,7 @@ class Svid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolment:
+class EnrolmentUpdate:
     """Every enrolled cgroup and the uid of its workload. Keys are cgroup ids in decimal (JSON knows no int keys)."""
 
     cgroups: dict[str, str]
@@ -94,7 +94,7 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A worker's answer to Enrolment: connections are judged by this edition from now on."""
+    """A worker's answer to EnrolmentUpdate: connections are judged by this edition from now on."""
 
     edition: int
 
@@ -213,7 +213,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class BatchApplied:
     """The worker decides by this revision now, and its live connections were checked against it."""
 
     revision: int
@@ -248,7 +248,7 @@ def collected(number: int, samples: Iterable[Sample]) -> Collected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flows:
+class FlowList:
     """The answer to ListFlows: one JSON object a connection and one a tunnel."""
 
     number: int
@@ -271,7 +271,7 @@ Message = (
     | Heard
     | StateBatch
     | Svid
-    | Enrolment
+    | EnrolmentUpdate
     | SpliceExclusions
     | SpliceStuck
     | Departed
@@ -283,17 +283,17 @@ Message = (
     | Load
     | Drain
     | Ready
-    | Applied
+    | BatchApplied
     | Collected
-    | Flows
+    | FlowList
     | Drained
 )
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Start, Begin, Heard, StateBatch, Svid, Enrolment, SpliceExclusions, SpliceStuck, Departed, Namespaces,
+        Start, Begin, Heard, StateBatch, Svid, EnrolmentUpdate, SpliceExclusions, SpliceStuck, Departed, Namespaces,
         Inside, Collect, ListFlows, Spread, Load, Drain,
-        Ready, Applied, Collected, Flows, Drained,
+        Ready, BatchApplied, Collected, FlowList, Drained,
     )
 }  # fmt: skip
 NARROWING: frozenset[type[Any]] = frozenset({Start, StateBatch, Svid, SpliceExclusions, Departed, Drain})

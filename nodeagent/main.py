@@ -40,7 +40,7 @@ from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership, read_token
 from nodeagent.manager.packing import Packing
 from nodeagent.manager.part import CapturePart, NoCapture
-from nodeagent.manager.parts import Parts
+from nodeagent.manager.parts import Components
 from nodeagent.manager.ports import Bound, agent_ports, bind_managers, guard_own, reserved_ports
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
@@ -133,7 +133,7 @@ class Agent:
 
     def _serve(self, ports: Bound) -> LocalServer:
         """Put the documents behind the admin ports and the agent's own socket."""
-        parts = Parts(
+        parts = Components(
             config=self._config, workers=self._workers, lifecycle=self.lifecycle, aggregate=self._aggregate,
             capture=self._capture, discovery=self._discovery, hub=self._hub, supervisor=self._supervisor,
             membership=self._membership, keeper=self._keeper, excess=self._admin.excess, session=self._session,

@@ -181,17 +181,6 @@ def test_the_nouns_of_a_docstring_exist(room: Path) -> None:
     assert not missing, f"{_relative(room)} names nouns that it does not have: {sorted(missing)}"
 
 
-# Names that still mean several things: the list may only shrink.
-SHARED_NAMES = {
-    "nodeagent": {
-        "Accepted", "Agent", "Answer", "Applied", "Clients", "Count", "Destinations", "Enrolment", "Event",
-        "Explanation", "Flow", "Flows", "Held", "Listener", "Listeners", "Names", "Phase", "Role", "Status", "Step",
-        "Surroundings", "_Entry",
-    },
-    "control": set(),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("package", ["nodeagent", "control"])
 def test_class_names_are_unique(package: str) -> None:
     places: dict[str, list[str]] = {}
@@ -199,5 +188,5 @@ def test_class_names_are_unique(package: str) -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(_relative(path))
-    twice = {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES[package]}
+    twice = {name: found for name, found in places.items() if len(found) > 1}
     assert not twice, f"class names that mean several things: {twice}"

@@ -17,7 +17,7 @@ from nodeagent.capture.cgroups import CgroupError, CgroupTree, cgroup2_mount, cg
 from nodeagent.capture.doors import AgentPorts, DoorKeeper, reservations, undo_reservations
 from nodeagent.capture.egress import EgressTable
 from nodeagent.capture.inbound import InboundGuard
-from nodeagent.capture.plan import Claim, Destinations, Enrolment, Entry, Member, enrol
+from nodeagent.capture.plan import Claim, DestinationPlan, Enrolment, Entry, Member, enrol
 from nodeagent.capture.watch import Watch
 from nodeagent.containers.node import Containers, Places
 from nodeagent.loader import features, objects, pins
@@ -260,7 +260,7 @@ class Capture:
         """Whether the kernel has the entry of this cgroup, or ``User.number``, so that it takes its connections."""
         return number in self._entered
 
-    def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
+    def apply(self, enrolment: Enrolment, destinations: DestinationPlan | None = None) -> Enrolment:
         """Put it in force (None: destinations as they are); the enrolment with every problem that there is."""
         problems = [*enrolment.problems, *self._heal()]
         wanted, touched = (None, None) if destinations is None else (destinations.entries, destinations.touched)
@@ -296,7 +296,7 @@ class Capture:
         """
         self._maps.seal()
 
-    def sync(self, local: Iterable[Workload], destinations: Destinations | None = None) -> Enrolment:
+    def sync(self, local: Iterable[Workload], destinations: DestinationPlan | None = None) -> Enrolment:
         """``resolve`` and ``apply``: on each change of state, and every second or so for cgroups that come and go."""
         return self.apply(self.resolve(local), destinations)
 

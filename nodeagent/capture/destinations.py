@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from control.wire.address import SocketAddress
 from control.wire.discovery import Service, Workload
-from nodeagent.capture.plan import Destinations, Entry, tag
+from nodeagent.capture.plan import DestinationPlan, Entry, tag
 from nodeagent.loader.abi import DestinationFlag
 from nodeagent.state.targets import external_sockets
 from nodeagent.state.view import NodeState
@@ -35,7 +35,7 @@ class DestinationTable:
         self._seen = 0
         self._all = True
 
-    def follow(self, state: NodeState) -> Destinations:
+    def follow(self, state: NodeState) -> DestinationPlan:
         """What is captured by the state as it is now. ``touched`` are the addresses that may differ from what was
         ``confirmed`` last."""
         changed = state.recent.since(self._seen)
@@ -48,7 +48,7 @@ class DestinationTable:
             if kind in ("workload", "service"):
                 found = state.workload(uid) if kind == "workload" else state.service(uid)
                 self._replace((kind, uid), () if found is None else tuple(_claims_of(found)))
-        return Destinations(self._entries, touched=None if self._all else frozenset(self._touched))
+        return DestinationPlan(self._entries, touched=None if self._all else frozenset(self._touched))
 
     def confirmed(self) -> None:
         """What ``follow`` returned is in force, or will be tried again by whoever writes it."""

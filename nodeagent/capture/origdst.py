@@ -29,7 +29,7 @@ class CapturedFlow(NamedTuple):
     """Interface of a link-local destination; 0: none."""
 
 
-class Accepted(Protocol):
+class AcceptedSocket(Protocol):
     """What is used of the accepted socket (``socket.socket``, or what an event loop shows of one)."""
 
     def getsockopt(self, level: int, option: int, buflen: int, /) -> bytes:
@@ -47,7 +47,7 @@ class FlowTable:
         self._flows = Flows(pin_dir)
         self._cookie = current_cookie() if cookie is None else cookie
 
-    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> CapturedFlow | None:
+    def take(self, source: SocketAddress, accepted: AcceptedSocket, cookie: int | None = None) -> CapturedFlow | None:
         """The record of the connection from ``source`` (canonical) in the network namespace of this cookie (None: the
         table's own), once. None: nobody captured it; refuse it.
 

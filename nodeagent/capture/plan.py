@@ -148,7 +148,7 @@ def _flags(claims: tuple[Claim, ...]) -> CgroupFlag:
 
 
 @dataclass(frozen=True, slots=True)
-class Destinations:
+class DestinationPlan:
     """Everything that is captured when an enrolled process connects to it."""
 
     entries: dict[SocketAddress, Entry]
@@ -187,7 +187,7 @@ def enrol(claims: Iterable[Claim], problems: Iterable[str] = ()) -> Enrolment:
     return replace(enrolment, problems=(*problems, *contested))
 
 
-def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> Destinations:
+def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) -> DestinationPlan:
     """Every (virtual address, port) of a service, every (address, port) of a workload, and those outside the mesh that
     are written down.
     """
@@ -204,7 +204,7 @@ def destinations_of(services: Iterable[Service], workloads: Iterable[Workload]) 
         entry = Entry(tag(service.uid), DestinationFlag.SERVICE)
         ports = [port.port for port in service.ports]
         _add(entries, problems, f"service {service.uid}", service.addresses, ports, entry)
-    return Destinations(entries, tuple(problems))
+    return DestinationPlan(entries, tuple(problems))
 
 
 def _add(

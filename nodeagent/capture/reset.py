@@ -10,7 +10,7 @@ from pathlib import Path
 
 from control.wire.address import SocketAddress
 from nodeagent.capture.holders import Holders, namespaces_of, socket_inodes
-from nodeagent.capture.standing import Circumstances, Standing, Way, standing
+from nodeagent.capture.standing import Circumstances, OldConnection, Way, standing
 from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.namespaces.sockets import CannotEndError, end, tcp_sockets
@@ -29,7 +29,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class ResetContext:
     """What the agent knows of the node."""
 
     enrolled: Mapping[int, str]
@@ -44,7 +44,7 @@ class Surroundings:
 class Told:
     """What became of one connection."""
 
-    connection: Standing
+    connection: OldConnection
     pid: int
     """Who holds it; 0 where nobody does yet."""
     ended: bool
@@ -62,7 +62,7 @@ class UnseenAgentError(Exception):
     """The agent's own sockets cannot be told from others': nothing may be ended."""
 
 
-def reset(subject: Subject, around: Surroundings, ways: Collection[Way], *, dry_run: bool = False) -> Outcome:
+def reset(subject: Subject, around: ResetContext, ways: Collection[Way], *, dry_run: bool = False) -> Outcome:
     """End the workload's connections that go one of these ways, in every network namespace in which it is.
 
     OSError, or UnseenAgentError, if it cannot be known which they are: nothing more is ended then.

@@ -38,7 +38,7 @@ ALL: Final = frozenset(Way)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class OldConnection:
     """A connection of a workload."""
 
     socket: TcpSocket
@@ -70,7 +70,7 @@ class Circumstances:
     destinations: Collection[SocketAddress]
 
 
-def standing(sockets: Iterable[TcpSocket], around: Circumstances) -> list[Standing]:
+def standing(sockets: Iterable[TcpSocket], around: Circumstances) -> list[OldConnection]:
     """The workload's connections among all sockets of one network namespace, and how each goes."""
     everything = list(sockets)
     by_ends = {(each.local, each.remote): each for each in everything if each.state != LISTEN}
@@ -83,7 +83,7 @@ def standing(sockets: Iterable[TcpSocket], around: Circumstances) -> list[Standi
             continue
         way = _way(each, by_ends.get((each.remote, each.local)), served, around)
         if way is not None:
-            found.append(Standing(each, way))
+            found.append(OldConnection(each, way))
     return found
 
 

@@ -346,11 +346,11 @@ def trace(
     7 refused by compiler or kernel, 8 the trace was cut short.
     """
     # what only this verb needs stays out of the agent
-    from nodeagent.trace.command import Surroundings, Trace, Wishes  # noqa: PLC0415
+    from nodeagent.trace.command import Trace, TraceContext, Wishes  # noqa: PLC0415
     from nodeagent.trace.obstacles import CannotTraceError, ready_python  # noqa: PLC0415
 
     config = settings(file)
-    around = Surroundings(
+    around = TraceContext(
         workloads=lambda: answers.fetch(config, "workloads"),
         write=click.echo,
         note=lambda text: click.echo(f"nodeagent: {text}", err=True),

@@ -11,7 +11,7 @@ from typing import Any
 from control.wire.discovery import Workload
 from nodeagent.capture.cgroups import cgroup_id
 from nodeagent.capture.plan import destinations_of
-from nodeagent.capture.reset import Outcome, Surroundings, UnseenAgentError, reset
+from nodeagent.capture.reset import Outcome, ResetContext, UnseenAgentError, reset
 from nodeagent.capture.standing import ALL, CARRIED, PAST, Way
 from nodeagent.config import Config
 from nodeagent.doctor.command import state_of
@@ -49,7 +49,7 @@ def reset_verb(
     if has_left(workload):
         chosen = frozenset(chosen) - PAST  # where a workload that has left belongs
     _check(workload, directories)
-    around = Surroundings(
+    around = ResetContext(
         enrolled=enrolled,
         destinations=destinations_of(state.services(), state.workloads()).entries,
         capture_port=config.ports.outbound,

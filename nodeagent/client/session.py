@@ -28,7 +28,7 @@ REPAIR_MAX_SECONDS = 900.0
 """A state with holes is replaced by a snapshot at once; if that has them too, again after waits from FIRST to MAX."""
 
 
-class Phase(Enum):
+class SessionPhase(Enum):
     """What the machine is doing."""
 
     WAITING = "waiting"
@@ -36,7 +36,7 @@ class Phase(Enum):
     STREAMING = "streaming"
 
 
-class Event(Enum):
+class SessionEvent(Enum):
     """What may happen to it."""
 
     DUE = "due"
@@ -44,11 +44,11 @@ class Event(Enum):
     LOST = "lost"
 
 
-TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
-    (Phase.WAITING, Event.DUE): Phase.CONNECTING,
-    (Phase.CONNECTING, Event.OPENED): Phase.STREAMING,
-    (Phase.CONNECTING, Event.LOST): Phase.WAITING,
-    (Phase.STREAMING, Event.LOST): Phase.WAITING,
+TRANSITIONS: dict[tuple[SessionPhase, SessionEvent], SessionPhase] = {
+    (SessionPhase.WAITING, SessionEvent.DUE): SessionPhase.CONNECTING,
+    (SessionPhase.CONNECTING, SessionEvent.OPENED): SessionPhase.STREAMING,
+    (SessionPhase.CONNECTING, SessionEvent.LOST): SessionPhase.WAITING,
+    (SessionPhase.STREAMING, SessionEvent.LOST): SessionPhase.WAITING,
 }
 """Every legal move; any other is a defect of the driver."""
 
@@ -94,7 +94,7 @@ class Session:
     """The watch of one agent; it lives as long as the agent."""
 
     def __init__(self, random: Callable[[], float]) -> None:
-        self._phase = Phase.WAITING
+        self._phase = SessionPhase.WAITING
         self._position: Position | None = None
         self._buffer = bytearray()
         self._scanned = 0
@@ -107,7 +107,7 @@ class Session:
         """Why the watch was last lost; empty while it is open."""
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> SessionPhase:
         """What the machine is doing."""
         return self._phase
 
@@ -122,18 +122,18 @@ class Session:
 
     def action(self, now: float) -> Action:
         """What to do now."""
-        if self._phase is Phase.WAITING:
+        if self._phase is SessionPhase.WAITING:
             if now < self._due:
                 return Wait(self._due)
-            self._move(Event.DUE)
+            self._move(SessionEvent.DUE)
             self._heard = now
-        if self._phase is Phase.CONNECTING:
+        if self._phase is SessionPhase.CONNECTING:
             return Connect(self._position, self._heard + CONNECT_SECONDS)
         return Read(self._heard + SILENCE_SECONDS)
 
     def opened(self, now: float) -> None:
         """Control accepted the watch."""
-        self._move(Event.OPENED)
+        self._move(SessionEvent.OPENED)
         self._heard = now
 
     def received(self, data: bytes, now: float) -> list[bytes]:
@@ -188,7 +188,7 @@ class Session:
 
     def lost(self, reason: str, now: float) -> None:
         """The connection could not be made, failed, or ended."""
-        self._move(Event.LOST)
+        self._move(SessionEvent.LOST)
         self._buffer.clear()
         self._scanned = 0
         self.last_error = reason[:MAX_REASON_CHARACTERS]
@@ -198,7 +198,7 @@ class Session:
         """Do not wait any longer: something changed that may make the next attempt succeed."""
         self._due = float("-inf")
 
-    def _move(self, event: Event) -> None:
+    def _move(self, event: SessionEvent) -> None:
         self._phase = TRANSITIONS[self._phase, event]
 
     def refuse(self, why: str) -> SessionError:

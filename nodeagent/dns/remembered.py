@@ -46,7 +46,7 @@ class Remembered:
     stale_until: float
 
 
-class Names:
+class RememberedNames:
     """Name -> Remembered."""
 
     def __init__(self) -> None:

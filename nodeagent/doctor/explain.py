@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class ConnectionExplanation:
     """``verdict``: allowed, refused, or bypasses (the mesh does not touch it)."""
 
     source: str
@@ -55,7 +55,9 @@ class Explanation:
         return asdict(self)
 
 
-def explain(state: NodeState, source: str, destination: str, captured: Iterable[str] | None = None) -> Explanation:
+def explain(
+    state: NodeState, source: str, destination: str, captured: Iterable[str] | None = None
+) -> ConnectionExplanation:
     """From a workload (``[namespace/]name``) or an address, to a service, a workload, a host name or an address, each
     with an optional ``:port``. ``captured``: uids of this node's workloads that are captured now (None: not known).
 
@@ -67,18 +69,21 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
     if isinstance(client, Workload):
         if client.labels.get(CAPTURE_LABEL) == "off":
             why = f"{client.uid} has left (label {CAPTURE_LABEL}=off): the kernel leaves its connections alone"
-            return Explanation(source, str(asked_for), (*steps, Step("capture", True, why)), "bypasses the mesh")
+            return ConnectionExplanation(
+                source, f"{asked_for}", (*steps, Step("capture", True, why)), "bypasses the mesh"
+            )
         steps.append(_source_step(client, captured))
     target = state.resolve(asked_for)
     if isinstance(target, Unresolved):
         left = _outside(client, asked_for, target)
-        return Explanation(source, str(asked_for), (*steps, left), "bypasses the mesh" if left.good else "refused")
+        verdict = "bypasses the mesh" if left.good else "refused"
+        return ConnectionExplanation(source, str(asked_for), (*steps, left), verdict)
     if isinstance(target, ExternalTarget):
         steps.append(_external_step(target))
         if not isinstance(client, Workload):
-            return Explanation(source, str(asked_for), tuple(steps), "bypasses the mesh")
+            return ConnectionExplanation(source, str(asked_for), tuple(steps), "bypasses the mesh")
         good = all(step.good for step in steps)
-        return Explanation(source, str(asked_for), tuple(steps), "allowed" if good else "refused")
+        return ConnectionExplanation(source, str(asked_for), tuple(steps), "allowed" if good else "refused")
     if isinstance(target, ServiceTarget):
         steps.append(_service_step(target))
         endpoints: Sequence[Workload] = target.endpoints
@@ -93,7 +98,7 @@ def explain(state: NodeState, source: str, destination: str, captured: Iterable[
     verdict = "refused" if not good or not any(allowed) else "allowed"
     if verdict == "allowed" and not all(allowed):
         verdict = f"allowed by {sum(allowed)} of {len(allowed)} endpoints"
-    return Explanation(source, str(asked_for), tuple(steps), verdict)
+    return ConnectionExplanation(source, str(asked_for), tuple(steps), verdict)
 
 
 def _outside(client: Workload | str, asked_for: SocketAddress, target: Unresolved) -> Step:

@@ -19,7 +19,7 @@ from nodeagent.state.view import NodeState
 from nodeagent.tunnel.end import ReadBuffers
 
 
-class Clients(Protocol):
+class ClientAnnouncer(Protocol):
     """Where the agent says for whom it connects to a workload (``capture.clients.ClientTable``)."""
 
     def announce(self, descriptor: int, client: SocketAddress | None) -> None:
@@ -30,7 +30,7 @@ class Clients(Protocol):
 
 
 class Homes(Protocol):
-    """Which network namespaces the workloads of this node live in (``worker.namespaces.Inhabited``)."""
+    """Which network namespaces the workloads of this node live in (``worker.namespaces.NetnsListeners``)."""
 
     def of(self, uid: str, address: SocketAddress) -> Namespace | None:
         """Where to connect to the workload; None: in the agent's own namespace. OSError says why nowhere."""
@@ -53,7 +53,7 @@ class Services:
     budget: WindowBudget
     splicing: Splicing | None = None
     """None: same-node flows are relayed."""
-    clients: Clients | None = None
+    clients: ClientAnnouncer | None = None
     """None: nothing is captured on this node, and servers see the agent's address."""
     homes: Homes | None = None
     """None: every workload lives in the agent's own network namespace."""

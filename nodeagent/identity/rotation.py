@@ -40,7 +40,7 @@ class State(Enum):
     """No SVID: the request was refused, or the SVID expired. Unusable until one comes."""
 
 
-class Event(Enum):
+class RotationEvent(Enum):
     """What can happen to an identity."""
 
     REQUESTED = "requested"
@@ -49,13 +49,17 @@ class Event(Enum):
     EXPIRED = "expired"
 
 
-TRANSITIONS: dict[State, dict[Event, State]] = {
+TRANSITIONS: dict[State, dict[RotationEvent, State]] = {
     # ISSUED without a request: an SVID kept from before a restart
-    State.WANTED: {Event.REQUESTED: State.REQUESTED, Event.ISSUED: State.VALID},
-    State.REQUESTED: {Event.ISSUED: State.VALID, Event.REFUSED: State.FAILED},
-    State.VALID: {Event.REQUESTED: State.RENEWING, Event.EXPIRED: State.FAILED},
-    State.RENEWING: {Event.ISSUED: State.VALID, Event.REFUSED: State.VALID, Event.EXPIRED: State.REQUESTED},
-    State.FAILED: {Event.REQUESTED: State.REQUESTED},
+    State.WANTED: {RotationEvent.REQUESTED: State.REQUESTED, RotationEvent.ISSUED: State.VALID},
+    State.REQUESTED: {RotationEvent.ISSUED: State.VALID, RotationEvent.REFUSED: State.FAILED},
+    State.VALID: {RotationEvent.REQUESTED: State.RENEWING, RotationEvent.EXPIRED: State.FAILED},
+    State.RENEWING: {
+        RotationEvent.ISSUED: State.VALID,
+        RotationEvent.REFUSED: State.VALID,
+        RotationEvent.EXPIRED: State.REQUESTED,
+    },
+    State.FAILED: {RotationEvent.REQUESTED: State.REQUESTED},
 }
 """What is not here is a defect of the caller."""
 
@@ -64,7 +68,7 @@ class RotationError(Exception):
     """An event that cannot happen in this state."""
 
 
-class Step(Enum):
+class RotationStep(Enum):
     """What to do."""
 
     REQUEST = "request"
@@ -79,13 +83,13 @@ class Step(Enum):
 class Action:
     """The next thing to do for an identity, and when (seconds since 1970)."""
 
-    step: Step
+    step: RotationStep
     at: float | None
     """When to ask again at the latest, for WAIT; None: after the answer to the request that is under way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class IdentityStatus:
     """For ``nodeagent status``."""
 
     identity: str
@@ -117,7 +121,7 @@ class Rotation:
         """Where it stands."""
         return self._state
 
-    def _fire(self, event: Event) -> None:
+    def _fire(self, event: RotationEvent) -> None:
         new = TRANSITIONS[self._state].get(event)
         if new is None:
             raise RotationError(f"{self.identity}: {event.value} cannot happen while {self._state.value}")
@@ -126,19 +130,19 @@ class Rotation:
     def next_action(self, now: float) -> Action:
         """What to do now, or until when to wait."""
         if self._expires is not None and now >= self._expires:
-            return Action(Step.EXPIRE, now)
+            return Action(RotationStep.EXPIRE, now)
         if self._state in (State.REQUESTED, State.RENEWING):
-            return Action(Step.WAIT, self._expires)
+            return Action(RotationStep.WAIT, self._expires)
         if self._state is State.WANTED or self._next_attempt is None:
-            return Action(Step.REQUEST, now)
+            return Action(RotationStep.REQUEST, now)
         if not remaining(self._next_attempt, self._wait, now):
-            return Action(Step.REQUEST, now)
+            return Action(RotationStep.REQUEST, now)
         wake = self._next_attempt if self._expires is None else min(self._next_attempt, self._expires)
-        return Action(Step.WAIT, wake)
+        return Action(RotationStep.WAIT, wake)
 
     def requested(self) -> None:
         """A request was sent. Its sender bounds its time and calls ``issued`` or ``refused`` in the end."""
-        self._fire(Event.REQUESTED)
+        self._fire(RotationEvent.REQUESTED)
 
     def issued(self, now: float, not_before: float, not_after: float) -> bool:
         """An SVID came; False if it is of no use (expired on arrival): that counts as a refusal."""
@@ -148,7 +152,7 @@ class Rotation:
             self.refused(now, "the certificate had expired when it came; compare this node's clock with control's")
             return False
         fresh = self._state is not State.WANTED
-        self._fire(Event.ISSUED)
+        self._fire(RotationEvent.ISSUED)
         self._expires = not_after
         self._plan(now, renewal_wait(not_before, not_after, now, self._jitter(), fresh=fresh))
         self._backoff.reset()
@@ -157,7 +161,7 @@ class Rotation:
 
     def refused(self, now: float, error: str) -> None:
         """No SVID came. What there is stays; the next attempt comes later each time."""
-        self._fire(Event.REFUSED)
+        self._fire(RotationEvent.REFUSED)
         self._last_error = error[:MAX_ERROR_CHARACTERS]
         self._plan(now, self._backoff.next())
 
@@ -166,7 +170,7 @@ class Rotation:
 
     def expired(self, now: float) -> None:
         """The SVID's time is over; the identity cannot be used."""
-        self._fire(Event.EXPIRED)
+        self._fire(RotationEvent.EXPIRED)
         self._expires = None
         if not self._last_error:
             self._last_error = "the certificate expired before a new one came"
@@ -177,9 +181,9 @@ class Rotation:
         """Whether there is an SVID that has not expired."""
         return self._expires is not None and now < self._expires
 
-    def status(self, now: float) -> Status:
+    def status(self, now: float) -> IdentityStatus:
         """A snapshot for operators."""
-        return Status(
+        return IdentityStatus(
             identity=self.identity,
             state=self._state,
             usable=self.usable(now),

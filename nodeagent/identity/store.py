@@ -44,7 +44,7 @@ class Certificates(Protocol):
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Credential:
     svid: SvidMaterial
     generation: int
     contexts: dict[str, SSL.Context] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class SvidStore:
     """The writer's side of ``Certificates``. Contexts are made at first use and kept until SVID or bundle change."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Credential] = {}
         self._bundles: dict[str, tuple[str, ...]] = {}
         self._last = 0
 
@@ -70,7 +70,7 @@ class SvidStore:
             return False
         if old is None and len(self._entries) >= MAX_IDENTITIES:
             raise NoIdentityError(f"{identity}: the node holds {MAX_IDENTITIES} SVIDs already")
-        self._entries[identity] = _Entry(svid, self._next())
+        self._entries[identity] = _Credential(svid, self._next())
         return True
 
     def remove(self, identity: str) -> bool:
@@ -94,7 +94,7 @@ class SvidStore:
         """Trust nobody of that domain any more; whether it was trusted before."""
         for identity, entry in self._entries.items():
             if entry.svid.identity.trust_domain == trust_domain:
-                self._entries[identity] = _Entry(entry.svid, self._next())
+                self._entries[identity] = _Credential(entry.svid, self._next())
         return self._bundles.pop(trust_domain, None) is not None
 
     def identities(self) -> frozenset[str]:
@@ -117,7 +117,7 @@ class SvidStore:
             context = entry.contexts["server"] = server_context(entry.svid, bundle)
         return context
 
-    def _find(self, identity: str) -> tuple[_Entry, tuple[str, ...]]:
+    def _find(self, identity: str) -> tuple[_Credential, tuple[str, ...]]:
         entry = self._entries.get(identity)
         if entry is None:
             raise NoIdentityError(f"{identity}: no SVID on this node")

@@ -167,7 +167,7 @@ class PortFlag(IntFlag):
     PROBES = 1
 
 
-class Count(IntEnum):
+class CaptureCount(IntEnum):
     """``enum mesh_count``: the index of each counter. The lower-case name is the metric label."""
 
     PASSED_NOT_MESH = 0

@@ -48,7 +48,7 @@ class ListenerRecord(NamedTuple):
     flags: int = 0
 
 
-class Flow(NamedTuple):
+class FlowEntry(NamedTuple):
     """What the kernel knows of a captured connection."""
 
     addr: bytes
@@ -274,7 +274,7 @@ class Flows(_View):
         self._pack_key = abi.FLOW_KEY.codec.pack_into
         self._unpack = abi.FLOW.codec.unpack_from
 
-    def take(self, netns_cookie: int, addr: bytes, port: int) -> Flow | None:
+    def take(self, netns_cookie: int, addr: bytes, port: int) -> FlowEntry | None:
         """The record, which is gone then; None if there is none. One system call."""
         self._pack_key(self._key_bytes, 0, netns_cookie, addr, port.to_bytes(2, "big"), b"")
         result = self._take(self.fd, self._key, self._value)
@@ -283,7 +283,7 @@ class Flows(_View):
                 return None
             raise BpfError(f"cannot read {self.path}", -result)
         cookie, cgroup_id, ktime, destination, pid, uid, scope = self._unpack(self._value_bytes)
-        return Flow(
+        return FlowEntry(
             destination[:16], int.from_bytes(destination[16:18], "big"), cgroup_id, cookie, pid, uid, ktime, scope,
         )  # fmt: skip
 
@@ -328,9 +328,9 @@ class Counters(_View):
         self._value_bytes = self._sys.ffi.buffer(self._value)
 
     def read(self) -> dict[str, int]:
-        """Sum over the CPUs by name (``abi.Count``, lower case)."""
+        """Sum over the CPUs by name (``abi.CaptureCount``, lower case)."""
         totals = {}
-        for counter in abi.Count:
+        for counter in abi.CaptureCount:
             self._key_bytes[:] = int(counter).to_bytes(4, _ORDER)
             if self._sys.lib.bpf_map_lookup_elem(self.fd, self._key, self._value) < 0:
                 raise LoaderError(f"cannot read counter {counter.name} from {self.path}")

@@ -8,7 +8,7 @@ watch, disk, read model), ``Membership`` (membership: the node's own credential)
 one that captures, which joins what follows), ``Enroller`` (enrol: which cgroups are captured),
 ``NodeEnrolment`` (enrolment: how far each is, and why), ``Stage`` (stages: the table for that,
 pure), ``WaitingRoom`` (waiting: processes that wait until they are captured), ``PlaintextPorts``
-(plaintext: how plaintext from outside the mesh is treated), ``Parts`` (parts: references to all of
+(plaintext: how plaintext from outside the mesh is treated), ``Components`` (parts: references to all of
 them, for ``report``).
 Imported by ``cli``, ``main``, ``report``.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from control.wire.discovery import Workload
 from nodeagent.capture.controller import Capture
 from nodeagent.capture.held import Held
-from nodeagent.capture.reset import Outcome, Subject, Surroundings, reset
+from nodeagent.capture.reset import Outcome, ResetContext, Subject, reset
 from nodeagent.capture.standing import Way
 from nodeagent.channel import Namespaces
 from nodeagent.config import Config
@@ -139,7 +139,7 @@ class HostCapture:
         return self._hub.serving > 0 and all(place["served"] for place in places)
 
     def _reset_connections(self, subject: Subject, ways: Collection[Way]) -> Outcome:
-        around = Surroundings(
+        around = ResetContext(
             enrolled=self._enroller.cgroups, destinations=self._capture.destinations,
             capture_port=self._config.ports.outbound,
             agent=lambda: [os.getpid(), *(link.pid for link in self._hub.links if link.pid)],

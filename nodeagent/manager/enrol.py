@@ -18,7 +18,7 @@ from typing import Protocol
 from control.wire.discovery import Workload
 from nodeagent.capture.destinations import DestinationTable
 from nodeagent.capture.held import Held
-from nodeagent.capture.plan import Destinations, Enrolment
+from nodeagent.capture.plan import DestinationPlan, Enrolment
 from nodeagent.manager.enrolment import CaptureStanding, EnrolledCgroup, NodeEnrolment
 from nodeagent.manager.stages import CgroupFacts
 from nodeagent.manager.waiting import Verdict, WaitingRoom, WaitRequest
@@ -53,7 +53,7 @@ class Capturing(Protocol):
     def resolve(self, local: Iterable[Workload]) -> Enrolment:
         """Which cgroups are whose now."""
 
-    def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
+    def apply(self, enrolment: Enrolment, destinations: DestinationPlan | None = None) -> Enrolment:
         """Put it in force; None: destinations as they are."""
 
     def vanished(self, cgroups: Mapping[int, str]) -> dict[int, str]:

@@ -14,15 +14,15 @@ from typing import Any, Generic, TypeVar
 
 from control.wire.watch import Batch
 from nodeagent.channel import (
-    Applied,
+    BatchApplied,
     Begin,
     Collect,
     Collected,
     Departed,
     Drain,
     Drained,
-    Enrolment,
-    Flows,
+    EnrolmentUpdate,
+    FlowList,
     Heard,
     Inside,
     ListFlows,
@@ -95,7 +95,7 @@ class Hub:
         self._on_change = on_change
         self._links: set[WorkerLink] = set()
         self._svids: dict[str, Svid] = {}
-        self._enrolment = Enrolment(cgroups={})
+        self._enrolment = EnrolmentUpdate(cgroups={})
         self._exclusions = SpliceExclusions(workloads={})
         self.on_stuck: Callable[[Mapping[str, str]], None] | None = None
         """Told by which workloads (uid) a flow got stuck in a worker's splice, and why."""
@@ -175,7 +175,7 @@ class Hub:
         """
         named = {str(cgroup): uid for cgroup, uid in cgroups.items()}
         if named != self._enrolment.cgroups:
-            self._enrolment = Enrolment(cgroups=named, edition=self._enrolment.edition + 1)
+            self._enrolment = EnrolmentUpdate(cgroups=named, edition=self._enrolment.edition + 1)
             self._broadcast(self._enrolment)
         return self._enrolment.edition
 
@@ -203,7 +203,7 @@ class Hub:
 
     async def flows(self) -> dict[str, Any]:
         """Live connections and tunnels of all workers, each with its worker's index."""
-        answers: list[tuple[WorkerLink, Flows]] = await self._ask(lambda number: ListFlows(number=number))
+        answers: list[tuple[WorkerLink, FlowList]] = await self._ask(lambda number: ListFlows(number=number))
         return {
             "flows": [{"worker": link.index, **flow} for link, answer in answers for flow in answer.flows],
             "tunnels": [{"worker": link.index, **tunnel} for link, answer in answers for tunnel in answer.tunnels],
@@ -256,7 +256,7 @@ class Hub:
         if isinstance(message, Ready):
             link.ready, link.pid = True, message.pid
             self._on_change()
-        elif isinstance(message, Applied):
+        elif isinstance(message, BatchApplied):
             link.revision, link.rejected = message.revision, message.rejected
             for item in message.rejected:
                 logger.error("worker %d refused a part of revision %d: %s", link.index, message.revision, item)
@@ -268,7 +268,7 @@ class Hub:
                 self.on_stuck(message.workloads)
         elif isinstance(message, (Heard, Inside)):
             self._on_whereabouts(link, message)
-        elif isinstance(message, (Collected, Flows)):
+        elif isinstance(message, (Collected, FlowList)):
             self._on_answer(link, message)
         elif isinstance(message, Drained):
             if self._drained is not None:
@@ -283,7 +283,7 @@ class Hub:
             link.inside = message.states
         self._on_change()
 
-    def _on_answer(self, link: WorkerLink, message: Collected | Flows) -> None:
+    def _on_answer(self, link: WorkerLink, message: Collected | FlowList) -> None:
         if isinstance(message, Collected) and link in self._links:
             # late answers count too: workers tell each change once
             self._aggregate.update(id(link), message.samples)

@@ -19,7 +19,7 @@ from nodeagent.telemetry.aggregate import Aggregate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Components:
     """References, no logic. A feature of the core that is to be seen in ``status`` gets a field here; one of capture is
     seen through ``CapturePart``.
     """

@@ -13,7 +13,7 @@ from nodeagent.channel import Svid
 from nodeagent.client.issuer import IssueError, Issuer
 from nodeagent.client.statefile import StateDirectory, StoredSvid
 from nodeagent.identity.keys import SvidError, SvidMaterial, load_svid
-from nodeagent.identity.rotation import Rotation, Status, Step
+from nodeagent.identity.rotation import IdentityStatus, Rotation, RotationStep
 
 MAX_REQUESTS = 8
 """Requests to control that are under way at once."""
@@ -62,7 +62,7 @@ class SvidKeeper:
         """Something changed that may make requests succeed (the node has joined): look at once."""
         self._woken.set()
 
-    def statuses(self) -> list[Status]:
+    def statuses(self) -> list[IdentityStatus]:
         """Where every identity stands."""
         now = time.time()
         return [self._rotations[identity].status(now) for identity in sorted(self._rotations)]
@@ -110,16 +110,16 @@ class SvidKeeper:
         wake = now + MAX_SLEEP_SECONDS
         for identity, rotation in self._rotations.items():
             action = rotation.next_action(now)
-            if action.step is Step.EXPIRE:
+            if action.step is RotationStep.EXPIRE:
                 rotation.expired(now)
                 logger.error("the SVID of %s has expired; its connections are refused until a new one comes", identity)
                 self._publish(Svid(identity=identity, chain="", key=""))
                 action = rotation.next_action(now)
-            if action.step is Step.REQUEST and len(self._requests) < MAX_REQUESTS:
+            if action.step is RotationStep.REQUEST and len(self._requests) < MAX_REQUESTS:
                 rotation.requested()
                 task = asyncio.get_running_loop().create_task(self._request(rotation), name=f"svid-{identity}")
                 self._requests[identity] = task
-            elif action.step is Step.WAIT and action.at is not None:
+            elif action.step is RotationStep.WAIT and action.at is not None:
                 wake = min(wake, action.at)
         return max(0.0, wake - now)
 

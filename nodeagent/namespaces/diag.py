@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import Final
 
-from nodeagent.namespaces.entry import Held, enter
+from nodeagent.namespaces.entry import OpenNamespace, enter
 
 ANSWER_SECONDS: Final = 0.5
 """The kernel answers within the call; this only bounds a defect."""
@@ -42,7 +42,7 @@ TAIL = struct.Struct("=IIIII")
 """The end of an answer: expires, receive queue, write queue, uid, inode. Attributes follow."""
 
 
-def asker(namespace: Held | None) -> socket.socket:
+def asker(namespace: OpenNamespace | None) -> socket.socket:
     """A netlink socket for questions about this namespace's sockets (None: the calling thread's namespace)."""
 
     def make() -> socket.socket:

@@ -23,7 +23,7 @@ class NamespaceError(Exception):
     """A network namespace cannot be opened or entered; the text says which and why."""
 
 
-class Held(Protocol):
+class OpenNamespace(Protocol):
     """What is used of ``handle.Namespace``."""
 
     @property
@@ -31,7 +31,7 @@ class Held(Protocol):
         """An open descriptor of the namespace."""
 
 
-def enter(namespace: Held, closure: Callable[[], T]) -> T:
+def enter(namespace: OpenNamespace, closure: Callable[[], T]) -> T:
     """Run the closure inside the namespace, in this thread, and come back; NamespaceError if it cannot be entered.
 
     The closure is a few system calls that do not block: making a socket, reading the cookie. It cannot await, and it

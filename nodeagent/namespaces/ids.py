@@ -17,7 +17,7 @@ import socket
 import struct
 from typing import Final
 
-from nodeagent.namespaces.entry import Held
+from nodeagent.namespaces.entry import OpenNamespace
 
 ANSWER_SECONDS: Final = 0.5
 """The kernel answers within the call; this only bounds a defect."""
@@ -34,7 +34,7 @@ _FAMILY = struct.Struct("=Bxxx")
 _ATTRIBUTE = struct.Struct("=HHi")
 
 
-def id_here(namespace: Held) -> int:
+def id_here(namespace: OpenNamespace) -> int:
     """Its number in the calling thread's namespace, assigned now if it has none. OSError if it cannot have one."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asker:
         asker.settimeout(ANSWER_SECONDS)
@@ -50,7 +50,7 @@ def id_here(namespace: Held) -> int:
     return found
 
 
-def _id(asker: socket.socket, namespace: Held) -> int:
+def _id(asker: socket.socket, namespace: OpenNamespace) -> int:
     error, answer = _ask(asker, _RTM_GETNSID, 0, _ATTRIBUTE.pack(8, _NETNSA_FD, namespace.fd))
     if error:
         raise OSError(error, f"the network namespace cannot be asked for its number: {os.strerror(error)}")

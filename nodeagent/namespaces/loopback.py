@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from nodeagent.namespaces.entry import Held, NamespaceError, enter
+from nodeagent.namespaces.entry import NamespaceError, OpenNamespace, enter
 
 
-def has_ipv6_loopback(namespace: Held | None) -> bool:
+def has_ipv6_loopback(namespace: OpenNamespace | None) -> bool:
     """Whether ::1 is there (None: in the calling thread's namespace). Some microseconds."""
 
     def bind() -> None:

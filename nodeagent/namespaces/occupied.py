@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from nodeagent.namespaces.entry import Held, NamespaceError, enter
+from nodeagent.namespaces.entry import NamespaceError, OpenNamespace, enter
 
 MAX_NAMED: Final = 3
 """Sockets that a message names."""
@@ -45,7 +45,7 @@ class Occupant(NamedTuple):
         return f"{_text(self.local)}{to}, {state}, of {who}"
 
 
-def occupants(namespace: Held | None, port: int, *, udp: bool = False) -> list[Occupant]:
+def occupants(namespace: OpenNamespace | None, port: int, *, udp: bool = False) -> list[Occupant]:
     """All that have the port (None: in the calling thread's namespace). Nothing is raised: what cannot be read is left
     out.
     """

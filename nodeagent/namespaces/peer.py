@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 from nodeagent.namespaces import diag
-from nodeagent.namespaces.entry import Held
+from nodeagent.namespaces.entry import OpenNamespace
 
 _INODE_OFFSET: Final = diag.HEADER.size + diag.MESSAGE.size + diag.ENDS.size + diag.REST.size + 16
 """``idiag_inode`` is after the id, and expires, rqueue, wqueue and uid."""
@@ -20,7 +20,7 @@ _INODE_OFFSET: Final = diag.HEADER.size + diag.MESSAGE.size + diag.ENDS.size + d
 Address = tuple[str, int]
 
 
-def is_held(namespace: Held | None, theirs: Address, ours: Address) -> bool:
+def is_held(namespace: OpenNamespace | None, theirs: Address, ours: Address) -> bool:
     """Whether a process has the socket with the address ``theirs`` that is connected to ``ours``, in the namespace
     (None: the agent's own). False: it was closed, or there is none. OSError if the kernel does not answer.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from nodeagent.namespaces.entry import Held, enter
+from nodeagent.namespaces.entry import OpenNamespace, enter
 
 SYSCTL: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
@@ -36,12 +36,12 @@ def listed(ports: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def reserved(namespace: Held | None) -> set[int]:
+def reserved(namespace: OpenNamespace | None) -> set[int]:
     """What is reserved (None: in the calling thread's namespace). OSError, NamespaceError."""
     return _inside(namespace, lambda: parsed(SYSCTL.read_text()))
 
 
-def reserve(namespace: Held | None, ports: Collection[int]) -> set[int]:
+def reserve(namespace: OpenNamespace | None, ports: Collection[int]) -> set[int]:
     """Reserve these as well; which of them were not before. OSError, NamespaceError, ValueError."""
 
     def add() -> set[int]:
@@ -54,7 +54,7 @@ def reserve(namespace: Held | None, ports: Collection[int]) -> set[int]:
     return _inside(namespace, add)
 
 
-def give_back(namespace: Held | None, ports: Collection[int]) -> None:
+def give_back(namespace: OpenNamespace | None, ports: Collection[int]) -> None:
     """Reserve these no more; others stay as they are. OSError, NamespaceError, ValueError."""
 
     def remove() -> None:
@@ -65,5 +65,5 @@ def give_back(namespace: Held | None, ports: Collection[int]) -> None:
     _inside(namespace, remove)
 
 
-def _inside(namespace: Held | None, closure: Callable[[], T]) -> T:
+def _inside(namespace: OpenNamespace | None, closure: Callable[[], T]) -> T:
     return closure() if namespace is None else enter(namespace, closure)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from nodeagent.namespaces import diag
-from nodeagent.namespaces.entry import Held
+from nodeagent.namespaces.entry import OpenNamespace
 
 MAX_SOCKETS: Final = 1 << 18
 """Of one family in one namespace that are looked at; more are told as an error, not left out in silence."""
@@ -57,7 +57,7 @@ class CannotEndError(Exception):
     """Sockets cannot be ended here; the text says why and what to do."""
 
 
-def tcp_sockets(namespace: Held | None) -> list[TcpSocket]:
+def tcp_sockets(namespace: OpenNamespace | None) -> list[TcpSocket]:
     """All that are listening, connecting or connected. OSError if the kernel does not answer."""
     found: list[TcpSocket] = []
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -71,7 +71,7 @@ def tcp_sockets(namespace: Held | None) -> list[TcpSocket]:
     return found
 
 
-def end(namespace: Held | None, sockets: Iterable[TcpSocket]) -> list[TcpSocket]:
+def end(namespace: OpenNamespace | None, sockets: Iterable[TcpSocket]) -> list[TcpSocket]:
     """Those of them that were still there, and are ended. CannotEndError if the kernel does not do that."""
     ended = []
     with diag.asker(namespace) as asker:

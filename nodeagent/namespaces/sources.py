@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from nodeagent.namespaces.entry import Held, NamespaceError, enter
+from nodeagent.namespaces.entry import NamespaceError, OpenNamespace, enter
 
 _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Documentation addresses (RFC 5737, RFC 3849): only routes are asked for the way there, nothing is sent."""
@@ -36,7 +36,7 @@ NO_SOURCES: Final = Sources()
 """Of a namespace that speaks to nobody."""
 
 
-def sources(namespace: Held | None) -> Sources:
+def sources(namespace: OpenNamespace | None) -> Sources:
     """By the default route, else the first address of an interface (None: of the calling thread's namespace)."""
 
     def look() -> Sources:

@@ -12,7 +12,7 @@ from nodeagent.state.targets import MissingPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PolicyStep:
     """One thing that the evaluator looked at, in its order."""
 
     policy: str
@@ -24,18 +24,20 @@ class Step:
     why: str
 
 
-def explain(connection: Connection, policies: tuple[AuthorizationPolicy, ...] | MissingPolicy) -> list[Step]:
+def explain(connection: Connection, policies: tuple[AuthorizationPolicy, ...] | MissingPolicy) -> list[PolicyStep]:
     """Every step of the evaluation; the last one is the verdict."""
-    steps: list[Step] = []
+    steps: list[PolicyStep] = []
 
     def trace(policy: str, place: str, matched: bool, why: str) -> None:
-        steps.append(Step(policy, place, matched, why))
+        steps.append(PolicyStep(policy, place, matched, why))
 
     verdict = evaluate(connection, policies, PolicyCache(), trace)
     if isinstance(verdict, Denial):
-        steps.append(Step(verdict.policy or "", "verdict", False, f"{verdict.reason.code}: {verdict.detail}"))
+        steps.append(PolicyStep(verdict.policy or "", "verdict", False, f"{verdict.reason.code}: {verdict.detail}"))
     elif verdict.policy is None:
-        steps.append(Step("", "verdict", True, "no ALLOW policy selects the destination, and no DENY policy matches"))
+        steps.append(
+            PolicyStep("", "verdict", True, "no ALLOW policy selects the destination, and no DENY policy matches")
+        )
     else:
-        steps.append(Step(verdict.policy, "verdict", True, f"ALLOW policy {verdict.policy} matches"))
+        steps.append(PolicyStep(verdict.policy, "verdict", True, f"ALLOW policy {verdict.policy} matches"))
     return steps

@@ -28,7 +28,7 @@ LINGER_SECONDS: Final = 5.0
 _log = logging.getLogger("nodeagent.relay")
 
 
-class Departures:
+class OrphanReaper:
     """Of one worker."""
 
     def __init__(self, tracker: Tracker, tunnels: Callable[[], Iterable[TunnelServer]], is_held: Holding) -> None:

@@ -29,7 +29,7 @@ from nodeagent.telemetry.flow import UNKNOWN_OWNER, FlowRecord, Reporter, Securi
 from nodeagent.tunnel.pool import Pool
 
 if TYPE_CHECKING:
-    from nodeagent.capture.origdst import Accepted, CapturedFlow
+    from nodeagent.capture.origdst import AcceptedSocket, CapturedFlow
 
 DNS_PORT: Final = 53
 _log = logging.getLogger("nodeagent.relay")
@@ -38,7 +38,7 @@ _log = logging.getLogger("nodeagent.relay")
 class OriginalDestinations(Protocol):
     """Where captured connections were going (``capture.origdst.FlowTable``)."""
 
-    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> CapturedFlow | None:
+    def take(self, source: SocketAddress, accepted: AcceptedSocket, cookie: int | None = None) -> CapturedFlow | None:
         """The record of the connection from ``source`` in this network namespace (None: the agent's own), once; None
         if it was not captured, or is gone already.
         """
@@ -56,7 +56,7 @@ class CapturedLeg(AppLeg):
         """The client's enrolled cgroup."""
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Accepted."""
+        """AcceptedSocket."""
         super().connection_made(transport)
         try:
             self._outbound.accepted(self, transport)

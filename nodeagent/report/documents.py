@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nodeagent.manager.parts import Parts
+from nodeagent.manager.parts import Components
 from nodeagent.report import facts
 from nodeagent.report.health import Health
 from nodeagent.report.samples import Samples
@@ -15,7 +15,7 @@ from nodeagent.report.samples import Samples
 class Documents:
     """One method a document. No keys in any of them."""
 
-    def __init__(self, parts: Parts, health: Health, samples: Samples) -> None:
+    def __init__(self, parts: Components, health: Health, samples: Samples) -> None:
         self._parts = parts
         self._health = health
         self._samples = samples

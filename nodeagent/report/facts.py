@@ -10,7 +10,7 @@ from typing import Any
 
 from control.codec.values import encode
 from nodeagent.config import Config
-from nodeagent.identity.rotation import Status
+from nodeagent.identity.rotation import IdentityStatus
 from nodeagent.limits.excess import METRIC, Excess
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.membership import Membership
@@ -126,7 +126,7 @@ def workers_document(hub: Hub, wanted: int, restarts: int) -> dict[str, Any]:
     }
 
 
-def identity_document(status: Status) -> dict[str, Any]:
+def identity_document(status: IdentityStatus) -> dict[str, Any]:
     """One identity, for operators."""
     return {
         "identity": status.identity,

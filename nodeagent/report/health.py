@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nodeagent.manager.parts import Parts
+from nodeagent.manager.parts import Components
 
 
 class Health:
     """Looks at the parts whenever it is asked."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Components) -> None:
         self._parts = parts
 
     def register(self) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from nodeagent.manager import shown
-from nodeagent.manager.parts import Parts
+from nodeagent.manager.parts import Components
 from nodeagent.report import facts
 from nodeagent.telemetry.exposition import render
 from nodeagent.telemetry.samples import CounterSample, NumberSample, Sample
@@ -20,7 +20,7 @@ KERNEL = 0
 class Samples:
     """Reads the parts whenever it is asked."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Components) -> None:
         self._parts = parts
         self._next_prune = 0.0
 

@@ -65,7 +65,7 @@ HERE = -1
 LAYOUTS = (SOCKET, WAY, END, FLOW, CONFIG, REQUEST)
 
 
-class Role(IntEnum):
+class SocketRole(IntEnum):
     """``enum mesh_splice_role``."""
 
     CLIENT = 1
@@ -136,7 +136,7 @@ class Operation(IntEnum):
     PARTED = 9
 
 
-class Answer(IntEnum):
+class SpliceAnswer(IntEnum):
     """``enum mesh_splice_answer``."""
 
     DONE = 0
@@ -150,7 +150,7 @@ class Answer(IntEnum):
     MARKED = 8
 
 
-class Count(IntEnum):
+class SpliceCount(IntEnum):
     """``enum mesh_splice_count``: the index of each counter. The lower-case name is the metric label."""
 
     SPLICED = 0

@@ -17,7 +17,7 @@ from nodeagent.loader.objects import MeshObject
 from nodeagent.loader.pins import map_pin
 from nodeagent.loader.sys import libbpf
 from nodeagent.splice import abi
-from nodeagent.splice.abi import Answer, Count, Flag, Operation, Switch
+from nodeagent.splice.abi import Flag, Operation, SpliceAnswer, SpliceCount, Switch
 from nodeagent.splice.kernel import (
     Runner,
     attach_iterator,
@@ -181,7 +181,7 @@ class SpliceController:
         for flow in self._flows():
             lost = flow.owner == gone or (Flag.FORGOTTEN in flow.flags and not self._awaited(flow))
             if lost:
-                dropped += self._ask(Operation.RELEASE, flow.number) is Answer.DONE
+                dropped += self._ask(Operation.RELEASE, flow.number) is SpliceAnswer.DONE
         return dropped
 
     def status(self) -> SpliceStatus:
@@ -199,10 +199,10 @@ class SpliceController:
         return int(value[0])
 
     def counters(self) -> dict[str, int]:
-        """What the programs counted, by name (``abi.Count``, lower case)."""
+        """What the programs counted, by name (``abi.CaptureCount``, lower case)."""
         values = self._sys.ffi.new("uint64_t[]", self._sys.possible_cpus())
         totals = {}
-        for counter in Count:
+        for counter in SpliceCount:
             self._read(abi.COUNT_MAP, self._sys.ffi.new("uint32_t *", counter), values)
             totals[counter.name.lower()] = sum(values)
         return totals
@@ -304,10 +304,10 @@ class SpliceController:
             self._sys.lib.bpf_map_lookup_elem(fd, ffi.new("uint64_t *", cookie), ffi.new("uint64_t *")) == 0
         )  # fmt: skip
 
-    def _ask(self, operation: Operation, flow: int) -> Answer:
+    def _ask(self, operation: Operation, flow: int) -> SpliceAnswer:
         nowhere = bytes(20)
         abi.REQUEST.codec.pack_into(self._control.packet, abi.REQUEST_OFFSET, operation, 0, flow, nowhere, nowhere, b"")
-        return Answer(self._control.run())
+        return SpliceAnswer(self._control.run())
 
 
 def _pressure_pages() -> int:

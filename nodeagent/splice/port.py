@@ -10,7 +10,7 @@ from typing import Final
 from control.wire.address import SocketAddress
 from nodeagent.loader.errors import LoaderError
 from nodeagent.splice import abi
-from nodeagent.splice.abi import Answer, Flag
+from nodeagent.splice.abi import Flag, SpliceAnswer
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.splice.kernel import socket_cookie
 from nodeagent.splice.splicer import Splicer, SpliceState
@@ -81,7 +81,7 @@ class SplicePort:
         except LoaderError as error:
             self._failed("prepare", "a leg cannot be prepared; TCP carries it", error)
             return None
-        return (number, answer is Answer.DONE) if answer in (Answer.DONE, Answer.WAITING) else None
+        return (number, answer is SpliceAnswer.DONE) if answer in (SpliceAnswer.DONE, SpliceAnswer.WAITING) else None
 
     def offer(self, flow: int) -> bool:
         """Splice if it is safe now; whether to ask again after the next relayed chunk."""

@@ -18,7 +18,7 @@ from typing import Final
 from control.wire.address import SocketAddress, canonical_ip
 from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
-from nodeagent.splice.abi import Answer
+from nodeagent.splice.abi import SpliceAnswer
 from nodeagent.splice.kernel import socket_cookie, splice_calls
 from nodeagent.splice.splicer import Splicer, SpliceState
 
@@ -36,7 +36,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _ORDERLY_CLOSE: Final = struct.pack("ii", 0, 0)
 
 
-class Agent(threading.Thread):
+class ScratchAgent(threading.Thread):
     """Relays one flow between two sockets until both directions have ended, asking for the splice after each chunk."""
 
     def __init__(self, splicer: Splicer, flow: int | None, client: socket.socket, server: socket.socket) -> None:
@@ -111,7 +111,7 @@ class Agent(threading.Thread):
 class ScratchFlow:
     """A flow from ``client`` to ``server`` through ``agent``."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, agent: Agent) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, agent: ScratchAgent) -> None:
         self.client = client
         self.server = server
         self.agent = agent
@@ -151,7 +151,7 @@ class ScratchLeg:
         ours, theirs = _name(self.agent.getsockname()), _name(self.agent.getpeername())
         number = socket_cookie((self.agent if self.dialled else self.app).fileno())
         ends = (ours, theirs) if self.dialled else (theirs, ours)
-        if self.splicer.prepare_leg(number, ends, dialled=self.dialled) is Answer.DONE:
+        if self.splicer.prepare_leg(number, ends, dialled=self.dialled) is SpliceAnswer.DONE:
             self.number = number
         return self.number is not None
 
@@ -190,7 +190,7 @@ class Scratch:
     def mark(self, client: socket.socket) -> None:
         """Have its connection taken for a captured one, before it connects."""
         ffi = self._sys.ffi
-        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, 0, abi.Role.TRIAL, b""))
+        value = ffi.from_buffer(abi.SOCKET.codec.pack(0, 0, 0, abi.SocketRole.TRIAL, b""))
         result = self._sys.lib.bpf_map_update_elem(self._sockets, ffi.new("int *", client.fileno()), value, 0)
         self._sys.check(result, "cannot mark a socket as captured")
 
@@ -218,7 +218,7 @@ class Scratch:
             server_listener.settimeout(SECONDS)
             server = stack.enter_context(server_listener.accept()[0])
             server.settimeout(SECONDS)
-            agent = Agent(self.splicer, number, accepted, dialled)
+            agent = ScratchAgent(self.splicer, number, accepted, dialled)
             stack.callback(agent.close)
             agent.enable()
             agent.start()

@@ -25,7 +25,7 @@ from nodeagent.loader.abi import ENDPOINT, port_bytes
 from nodeagent.loader.errors import BpfError
 from nodeagent.loader.pins import map_pin
 from nodeagent.splice import abi
-from nodeagent.splice.abi import Answer, Flag, Operation
+from nodeagent.splice.abi import Flag, Operation, SpliceAnswer
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.splice.kernel import Runner, iterate, splice_calls
 
@@ -109,18 +109,18 @@ class Splicer:
         """
         ends = packed_endpoint(client), packed_endpoint(listener)
         answer = self._ask(Operation.PREPARE, cookie, *ends, struct.pack("ii", *places))
-        return cookie if answer is Answer.DONE else None
+        return cookie if answer is SpliceAnswer.DONE else None
 
     def dialling(self, flow: int, descriptor: int) -> None:
         """The agent's socket with this descriptor is going to connect to the server. Call it before ``connect()``."""
         self._descriptor[0] = descriptor
-        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, 0, abi.Role.DIAL, b"")
+        self._sys.ffi.buffer(self._socket)[:] = abi.SOCKET.codec.pack(flow, 0, 0, abi.SocketRole.DIAL, b"")
         result = self._sys.lib.bpf_map_update_elem(self._sockets, self._descriptor, self._socket, 0)
         self._sys.check(result, "cannot mark the agent's socket")
 
     def prepare_leg(
         self, number: int, ends: tuple[SocketAddress, SocketAddress], place: int = abi.HERE, *, dialled: bool
-    ) -> Answer:
+    ) -> SpliceAnswer:
         """A connection between an application and the agent, at any time but in the midst of a read: DONE, WAITING (ask
         again after the next chunk), or why not. ``number`` is the cookie of its client's socket, ``ends`` are the
         addresses of client and server; ``dialled``: the agent is the client. ``place`` as in ``prepare``.
@@ -134,24 +134,24 @@ class Splicer:
     def leave(self, flow: int) -> bool:
         """A flow that is out: back to TCP altogether. False: bytes wait yet to be read; ask again."""
         answer = self._ask(Operation.LEAVE, flow)
-        if answer is Answer.DONE:
+        if answer is SpliceAnswer.DONE:
             for cookie in self._cookies(flow):
                 self._key[0] = cookie
                 result = self._sys.lib.bpf_map_delete_elem(self._hash, self._key)
                 if result != -errno.ENOENT:  # its socket was closed
                     self._sys.check(result, "cannot take a socket out of the splice")
             self._ask(Operation.PARTED, flow)
-        return answer is not Answer.WAITING
+        return answer is not SpliceAnswer.WAITING
 
     def enable(self, flow: int) -> SpliceState:
         """Both ends are authorized: splice as soon as it is safe. Repeat it after each relayed chunk while WAITING."""
         answer = self._ask(Operation.ENABLE, flow)
-        if answer is Answer.MARKED:
+        if answer is SpliceAnswer.MARKED:
             iterate(self._admit)
             answer = self._ask(Operation.ENABLE, flow)
-        if answer is Answer.DONE:
+        if answer is SpliceAnswer.DONE:
             return SpliceState.ENROLLED
-        return SpliceState.WAITING if answer in (Answer.WAITING, Answer.MARKED) else SpliceState.OUT
+        return SpliceState.WAITING if answer in (SpliceAnswer.WAITING, SpliceAnswer.MARKED) else SpliceState.OUT
 
     def disable(self, flow: int) -> None:
         """Back to relay, without losing a byte: what is queued is read first. ``enable`` makes it spliced again."""
@@ -242,11 +242,11 @@ class Splicer:
 
     def _ask(
         self, operation: Operation, flow: int, app: bytes = _NOWHERE, agent: bytes = _NOWHERE, places: bytes = b""
-    ) -> Answer:
+    ) -> SpliceAnswer:
         abi.REQUEST.codec.pack_into(
             self._control.packet, abi.REQUEST_OFFSET, operation, self._owner, flow, app, agent, places
         )
-        answer = Answer(self._control.run())
-        if answer is Answer.MALFORMED:
+        answer = SpliceAnswer(self._control.run())
+        if answer is SpliceAnswer.MALFORMED:
             raise BpfError("the splice's programs and this agent are of different versions", errno.EPROTO)
         return answer

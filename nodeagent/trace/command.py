@@ -19,7 +19,7 @@ from nodeagent.loader.maps import Counters, Flows
 from nodeagent.loader.pins import instance_path, map_pin
 from nodeagent.trace import names
 from nodeagent.trace.decisions import AccessLogTail, concerns
-from nodeagent.trace.events import Event, document, from_probe, heading, line
+from nodeagent.trace.events import TraceEvent, document, from_probe, heading, line
 from nodeagent.trace.tracer import Order, Tracer
 
 POLL_SECONDS: Final = 0.2
@@ -40,7 +40,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class TraceContext:
     """Who answers and who listens."""
 
     workloads: Callable[[], Sequence[Mapping[str, Any]]]
@@ -54,11 +54,11 @@ class Surroundings:
 class Trace:
     """One run of the verb."""
 
-    def __init__(self, python: str, config: Config, wishes: Wishes, around: Surroundings) -> None:
+    def __init__(self, python: str, config: Config, wishes: Wishes, around: TraceContext) -> None:
         """``python`` has BCC. NoWorkloadError, CgroupError, or what ``workloads`` raises if a workload is asked for."""
         self._python, self._config, self._wishes, self._around = python, config, wishes, around
         mount = cgroup2_mount(Path("/proc/self/mounts").read_text())
-        self._names = names.Names(lambda: names.scan(mount))
+        self._names = names.WorkloadNames(lambda: names.scan(mount))
         self._workload: str | None = None
         try:
             found = around.workloads()
@@ -121,7 +121,7 @@ class Trace:
     def _enough(self) -> bool:
         return self._wishes.count is not None and self._written >= self._wishes.count
 
-    def _show(self, event: Event) -> None:
+    def _show(self, event: TraceEvent) -> None:
         named = self._names.name(event)
         text = json.dumps(document(named), ensure_ascii=False) if self._wishes.as_json else line(named)
         self._around.write(text)

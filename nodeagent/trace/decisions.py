@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from nodeagent.trace.events import Event, checked_time
+from nodeagent.trace.events import TraceEvent, checked_time
 
 MAX_CHUNK_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -37,7 +37,7 @@ def _unescaped(match: re.Match[str]) -> str:
     return _PLAIN_ESCAPES.get(match[1], match[1])
 
 
-def decision(line: str) -> Event | None:
+def decision(line: str) -> TraceEvent | None:
     """What the agent says in the line; None if it is no line of the access log."""
     found = parse(line)
     try:
@@ -47,7 +47,7 @@ def decision(line: str) -> Event | None:
     outbound = found.get("direction") == "outbound"
     owner = "src" if outbound else "dst"
     name, namespace = found.get(f"{owner}.workload"), found.get(f"{owner}.namespace")
-    return Event(
+    return TraceEvent(
         name="agent", time_ns=time_ns, side=None, source=found.get("src.addr"),
         destination=found.get("dst.addr"), workload=f"{namespace}/{name}" if name and namespace else None,
         details={key: found[key] for key in _SHOWN if key in found} | _workloads(found),
@@ -63,7 +63,7 @@ def _workloads(found: dict[str, str]) -> dict[str, str]:
     }
 
 
-def concerns(event: Event, workload: str | None, port: int | None) -> bool:
+def concerns(event: TraceEvent, workload: str | None, port: int | None) -> bool:
     """Whether a trace that was narrowed so wants this line. (The kernel's events were filtered in the kernel.)"""
     ports = {end.rpartition(":")[2] for end in (event.source, event.destination) if end}
     if port is not None and str(port) not in ports:
@@ -85,7 +85,7 @@ class AccessLogTail:
             return
         self._inode, self._place = found.st_ino, found.st_size
 
-    def read(self) -> Iterator[Event]:
+    def read(self) -> Iterator[TraceEvent]:
         """What was said since the last call; OSError is nothing said."""
         for line in self._lines():
             event = decision(line)

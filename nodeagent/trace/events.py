@@ -27,7 +27,7 @@ class BadEventError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class TraceEvent:
     """One thing that happened to one socket, or (``agent``) that the agent says of a connection."""
 
     name: str
@@ -61,14 +61,14 @@ class Event:
     """What only this kind of event has, in the order in which it is shown."""
 
 
-def from_probe(raw: Mapping[str, Any], capture_port: int) -> Event:
+def from_probe(raw: Mapping[str, Any], capture_port: int) -> TraceEvent:
     """The probe's document as an event. BadEventError if it is none."""
     try:
         server = raw["side"] == "server"
         local, remote, asked = raw["local"], raw["remote"], raw["asked"]
         source, destination = (remote, local) if server else (local, remote)
         name, original = _named(raw, destination, capture_port)
-        return Event(
+        return TraceEvent(
             name=name, time_ns=checked_time(int(raw["time_ns"])), side=raw["side"],
             source=source, destination=destination, original=original if asked else None, socket=raw["socket"],
             netns=raw["netns"] or None, cgroup=raw["cgroup"], client_cgroup=raw["client_cgroup"], pid=raw["pid"],
@@ -126,7 +126,7 @@ def _details(name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     return details
 
 
-def document(event: Event) -> dict[str, Any]:
+def document(event: TraceEvent) -> dict[str, Any]:
     """The event as one JSON object; what is not known is null."""
     moment = datetime.fromtimestamp(event.time_ns // 1_000_000_000, UTC)
     return {
@@ -143,7 +143,7 @@ def heading() -> str:
     return COLUMNS.heading()
 
 
-def line(event: Event, zone: tzinfo | None = None) -> str:
+def line(event: TraceEvent, zone: tzinfo | None = None) -> str:
     """The event for people; times in the zone (None: this host's)."""
     moment = datetime.fromtimestamp(event.time_ns // 1_000_000_000, UTC).astimezone(zone)
     time = f"{moment:%H:%M:%S}.{event.time_ns % 1_000_000_000 // 1000:06}"
@@ -154,7 +154,7 @@ def line(event: Event, zone: tzinfo | None = None) -> str:
     ))  # fmt: skip
 
 
-def _detail(event: Event) -> str:
+def _detail(event: TraceEvent) -> str:
     found = dict(event.details)
     parts = []
     if "old_state" in found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.trace.events import Event
+from nodeagent.trace.events import TraceEvent
 
 MAX_CGROUPS: Final = 65536
 """Cgroups of one host that are looked at; the kernel's filter holds as many."""
@@ -36,7 +36,7 @@ def scan(mount: Path) -> dict[int, str]:
 
 
 @dataclass(slots=True)
-class Names:
+class WorkloadNames:
     """Looks cgroups up anew when it meets one that it does not know: units and containers start meanwhile."""
 
     scan: Callable[[], Mapping[int, str]]
@@ -87,7 +87,7 @@ class Names:
         """Every cgroup in which processes of the workload may be."""
         return sorted({cgroup for cgroup in (*self._paths, *self.enrolled) if self.workload(cgroup) == workload})
 
-    def name(self, event: Event) -> Event:
+    def name(self, event: TraceEvent) -> TraceEvent:
         """The event with names."""
         workload = self.workload(event.client_cgroup) or self.workload(event.cgroup) or event.workload
         return replace(event, workload=workload, cgroup_path=self.path(event.cgroup))

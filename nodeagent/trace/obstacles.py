@@ -19,7 +19,7 @@ CHECK_SECONDS: Final = 30.0
 KHEADERS: Final = Path("/sys/kernel/kheaders.tar.xz")
 
 
-class Status(IntEnum):
+class ExitStatus(IntEnum):
     """Exit statuses of the verb, above click's own 1 (failure) and 2 (usage)."""
 
     NOT_ROOT = 3
@@ -33,7 +33,7 @@ class Status(IntEnum):
 class Obstacle(NamedTuple):
     """One thing that is missing."""
 
-    status: Status
+    status: ExitStatus
     text: str
 
 
@@ -53,7 +53,7 @@ def not_root(uid: int) -> Obstacle | None:
     if uid == 0:
         return None
     return Obstacle(
-        Status.NOT_ROOT, "it reads kernel memory, which only root may: run it as root (sudo nodeagent trace)"
+        ExitStatus.NOT_ROOT, "it reads kernel memory, which only root may: run it as root (sudo nodeagent trace)"
     )
 
 
@@ -63,7 +63,7 @@ def no_headers(release: str, strings: Mapping[str, str], root: Path = Path("/"))
     if given:
         if _headers_in(Path(given)):
             return None
-        return Obstacle(Status.NO_HEADERS, f"BCC_KERNEL_SOURCE is {given}, and no kernel headers are there")
+        return Obstacle(ExitStatus.NO_HEADERS, f"BCC_KERNEL_SOURCE is {given}, and no kernel headers are there")
     modules = root / "lib/modules" / release
     if _headers_in(modules / "build") or _headers_in(modules / "source"):
         return None
@@ -71,7 +71,7 @@ def no_headers(release: str, strings: Mapping[str, str], root: Path = Path("/"))
         return None
     dangling = " (it is a link to nowhere)" if (modules / "build").is_symlink() else ""
     return Obstacle(
-        Status.NO_HEADERS,
+        ExitStatus.NO_HEADERS,
         f"BCC compiles on this node and needs the headers of the running kernel {release}, found neither in "
         f"{modules}/build{dangling} nor in {KHEADERS} (CONFIG_IKHEADERS): install linux-headers-{release} (Debian, "
         f"Ubuntu) or kernel-devel-{release} (Fedora, RHEL). For a kernel of your own, point BCC_KERNEL_SOURCE to its "
@@ -92,7 +92,7 @@ def no_tracefs(roots: Sequence[Path] = TRACEFS) -> Obstacle | None:
         text = f"this kernel has no tracepoint {REQUIRED}: it is older than 4.16, or built without CONFIG_EVENT_TRACING"
     else:
         text = f"tracefs is not mounted: mount -t tracefs tracefs {roots[0]}"
-    return Obstacle(Status.NO_TRACEFS, text)
+    return Obstacle(ExitStatus.NO_TRACEFS, text)
 
 
 def find_python(candidates: Sequence[str] = (sys.executable, SYSTEM_PYTHON)) -> str | Obstacle:
@@ -104,7 +104,7 @@ def find_python(candidates: Sequence[str] = (sys.executable, SYSTEM_PYTHON)) -> 
             return python
         reasons.append(f"{python}: {answer}")
     return Obstacle(
-        Status.NO_BCC,
+        ExitStatus.NO_BCC,
         "no Python with BCC: install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, RHEL), which is for "
         f"{SYSTEM_PYTHON} and is found there; not 'pip install bcc', which is something else. Looked at "
         + "; ".join(reasons),

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from nodeagent.trace.obstacles import PROBE, CannotTraceError, Obstacle, Status
+from nodeagent.trace.obstacles import PROBE, CannotTraceError, ExitStatus, Obstacle
 
 START_SECONDS: Final = 600.0
 """BCC compiles meanwhile: seconds, but minutes on an emulated processor (224 s were seen in vm-lab)."""
@@ -78,7 +78,7 @@ class Tracer:
         deadline = time.monotonic() + START_SECONDS
         while (message := self._next(deadline - time.monotonic())) is None:
             if time.monotonic() >= deadline:
-                raise self._failure(Status.KERNEL_REFUSED, f"BCC has not compiled within {START_SECONDS:g} s")
+                raise self._failure(ExitStatus.KERNEL_REFUSED, f"BCC has not compiled within {START_SECONDS:g} s")
         self.missing = tuple(message.get("ready", {}).get("missing", ()))
 
     def narrow(self, cgroups: Sequence[int]) -> None:
@@ -109,31 +109,31 @@ class Tracer:
                 return None
             chunk = os.read(self._output.fileno(), 65536)
             if not chunk or len(self._rest) > MAX_LINE_BYTES:
-                raise self._failure(Status.LOST_PROBE, "the tracing process has died")
+                raise self._failure(ExitStatus.LOST_PROBE, "the tracing process has died")
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             self._lines.extend(lines)
         try:
             message = json.loads(self._lines.popleft())
         except ValueError as error:
-            raise self._failure(Status.LOST_PROBE, "the tracing process says what is not JSON") from error
+            raise self._failure(ExitStatus.LOST_PROBE, "the tracing process says what is not JSON") from error
         if not isinstance(message, dict):
-            raise self._failure(Status.LOST_PROBE, "the tracing process says what is not understood")
+            raise self._failure(ExitStatus.LOST_PROBE, "the tracing process says what is not understood")
         if "failed" in message:
             raise self._failed(str(message["failed"]), str(message.get("text")))
         return message
 
     def _failed(self, what: str, text: str) -> CannotTraceError:
         if what == "bcc":
-            return self._failure(Status.NO_BCC, f"BCC cannot be used: {text}")
+            return self._failure(ExitStatus.NO_BCC, f"BCC cannot be used: {text}")
         if what == "tracefs":
-            return self._failure(Status.NO_TRACEFS, text)
+            return self._failure(ExitStatus.NO_TRACEFS, text)
         return self._failure(
-            Status.KERNEL_REFUSED,
+            ExitStatus.KERNEL_REFUSED,
             f"BCC cannot compile or load the program ({text}). If the headers are another kernel's, install those of "
             "the running one; if the kernel is locked down (/sys/kernel/security/lockdown), it forbids this",
         )
 
-    def _failure(self, status: Status, text: str) -> CannotTraceError:
+    def _failure(self, status: ExitStatus, text: str) -> CannotTraceError:
         size = self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, size - MAX_ERROR_BYTES))
         words = self._words.read().decode(errors="replace").strip()

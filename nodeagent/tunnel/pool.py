@@ -97,7 +97,7 @@ class TunnelClient(TunnelEnd):
 
 
 @dataclass(slots=True)
-class _Entry:
+class _PoolEntry:
     tunnels: list[TunnelClient] = field(default_factory=list)
     waiting: deque[tuple[Ready, Failed]] = field(default_factory=deque)
     seconds: float = CONNECT_TIMEOUT
@@ -112,7 +112,7 @@ class Pool:
         self.certificates = certificates
         self.budget = budget
         self.buffers = buffers
-        self._entries: dict[tuple[TunnelTarget, int], _Entry] = {}
+        self._entries: dict[tuple[TunnelTarget, int], _PoolEntry] = {}
         self._tunnels = 0
         self._waiting = 0
 
@@ -140,19 +140,19 @@ class Pool:
             failed(Reason.OVERLOADED, f"{MAX_WAITING} connections wait for tunnels already")
             return
         if entry is None:
-            entry = self._entries[key] = _Entry()
+            entry = self._entries[key] = _PoolEntry()
         entry.seconds = seconds
         entry.waiting.append((ready, failed))
         self._waiting += 1
         self._open_enough(entry, target, generation)
 
-    def _open_enough(self, entry: _Entry, target: TunnelTarget, generation: int) -> None:
+    def _open_enough(self, entry: _PoolEntry, target: TunnelTarget, generation: int) -> None:
         """Open another tunnel if those that connect cannot take all flows that wait."""
         connecting = sum(1 for tunnel in entry.tunnels if tunnel.peer is None)
         if len(entry.waiting) > connecting * CLIENT_STREAMS:
             self._open(entry, target, generation)
 
-    def _open(self, entry: _Entry, target: TunnelTarget, generation: int) -> None:
+    def _open(self, entry: _PoolEntry, target: TunnelTarget, generation: int) -> None:
         if self._tunnels >= MAX_TUNNELS:
             if not entry.tunnels:
                 del self._entries[target, generation]
@@ -204,13 +204,13 @@ class Pool:
             else:
                 self._fail_waiting(entry, reason, detail)
 
-    def _acquire_again(self, entry: _Entry, target: TunnelTarget) -> None:
+    def _acquire_again(self, entry: _PoolEntry, target: TunnelTarget) -> None:
         waiting, entry.waiting = entry.waiting, deque()
         self._waiting -= len(waiting)
         for ready, failed in waiting:
             self.acquire(target, ready, failed, entry.seconds)
 
-    def _fail_waiting(self, entry: _Entry, reason: Reason, detail: str) -> None:
+    def _fail_waiting(self, entry: _PoolEntry, reason: Reason, detail: str) -> None:
         while entry.waiting:
             _, failed = entry.waiting.popleft()
             self._waiting -= 1

@@ -12,14 +12,14 @@ from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.services import Services
 from nodeagent.limits.excess import METRIC
 from nodeagent.reasons import Reason
-from nodeagent.relay.departures import Departures
+from nodeagent.relay.departures import OrphanReaper
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import Outbound
 from nodeagent.relay.status import flow_rows, tunnel_rows
 from nodeagent.steps import Steps
 from nodeagent.telemetry.metrics import FlowMetrics
-from nodeagent.worker.listeners import Listeners
-from nodeagent.worker.namespaces import Inhabited
+from nodeagent.worker.listeners import WorkerListeners
+from nodeagent.worker.namespaces import NetnsListeners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,9 @@ class Carrier:
     services: Services
     outbound: Outbound
     inbound: Inbound
-    listeners: Listeners
-    inhabited: Inhabited
-    departures: Departures
+    listeners: WorkerListeners
+    inhabited: NetnsListeners
+    departures: OrphanReaper
     sockets: WorkerSockets | None = None
     """None: nothing is captured on this node."""
     dns: DnsService | None = None
@@ -116,8 +116,8 @@ class Carrier:
             for (protocol, outcome), count in self.dns.desk.outcomes.items():
                 metrics.counter("nodemesh_dns_messages_total", count, protocol=protocol, outcome=outcome)
 
-    def flows(self, number: int) -> channel.Flows:
+    def flows(self, number: int) -> channel.FlowList:
         """Live connections and tunnels, for operators."""
         flows, truncated = flow_rows(self.services.tracker)
         tunnels = tunnel_rows([*self.outbound.pool, *self.inbound.tunnels])
-        return channel.Flows(number=number, flows=flows, tunnels=tunnels, truncated=truncated)
+        return channel.FlowList(number=number, flows=flows, tunnels=tunnels, truncated=truncated)

@@ -27,9 +27,9 @@ _log = logging.getLogger("nodeagent.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
+class ListenerPlan:
     """What listens inside every namespace of a workload, and on which ports. A feature that listens there too gets a
-    field here and a line in ``Listeners.open_inside``."""
+    field here and a line in ``WorkerListeners.open_inside``."""
 
     outbound: Outbound
     outbound_port: int
@@ -69,11 +69,11 @@ class NetnsClaim:
         self._sockets.meet_plaintext(self._cookie, family, descriptor)
 
 
-class Listeners:
+class WorkerListeners:
     """Of one worker in one namespace: the agent's own, or that of a workload."""
 
     def __init__(self, poller: Poller, sockets: WorkerSockets | None = None) -> None:
-        """``sockets``: where the kernel is told of listeners; ``open_inside`` takes those of its ``Doors``."""
+        """``sockets``: where the kernel is told of listeners; ``open_inside`` takes those of its ``ListenerPlan``."""
         self._poller = poller
         self._sockets = sockets
         self._servers: list[Listener] = []
@@ -138,7 +138,7 @@ class Listeners:
             )  # fmt: skip
         self._tunnels = True
 
-    async def open_inside(self, namespace: Namespace, doors: Doors) -> str:
+    async def open_inside(self, namespace: Namespace, doors: ListenerPlan) -> str:
         """Whatever is not open yet in the namespace of a workload; what is wrong with it, empty if nothing is.
         ListenError if captured connections cannot be accepted.
         """

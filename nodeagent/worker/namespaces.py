@@ -20,8 +20,8 @@ from nodeagent.net.accepting import ListenError
 from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import has_address
 from nodeagent.net.tasks import Tasks
-from nodeagent.relay.departures import LINGER_SECONDS, Departures
-from nodeagent.worker.listeners import Doors, Listeners
+from nodeagent.relay.departures import LINGER_SECONDS, OrphanReaper
+from nodeagent.worker.listeners import ListenerPlan, WorkerListeners
 
 SWEEP_SECONDS: Final = 0.5
 """How often a namespace that is to go is looked at again while connections end in it."""
@@ -46,7 +46,7 @@ class _Place:
     """A namespace that this worker is in."""
 
     namespace: Namespace | None
-    listeners: Listeners
+    listeners: WorkerListeners
     opened: bool = False
     """Whether the listeners were opened, or as many of them as ``problem`` leaves."""
     problem: str = ""
@@ -58,7 +58,7 @@ class _Leaving:
     until: float
 
 
-class Inhabited:
+class NetnsListeners:
     """The namespaces of one worker, and who lives in which (``relay.services.Homes``)."""
 
     def __init__(self, loop: AbstractEventLoop, tasks: Tasks, poller: Poller) -> None:
@@ -69,8 +69,8 @@ class Inhabited:
         self._homes: Mapping[str, tuple[int, ...]] = {}
         self._places: dict[int, _Place] = {}
         self._leaving: list[_Leaving] = []
-        self._doors: Doors | None = None
-        self._departures: Departures | None = None
+        self._doors: ListenerPlan | None = None
+        self._departures: OrphanReaper | None = None
         self._report: Callable[[tuple[NamespaceState, ...]], None] | None = None
         self._told: tuple[NamespaceState, ...] = ()
         self._unanswered = False
@@ -79,7 +79,7 @@ class Inhabited:
         self._closed = False
 
     async def open(
-        self, doors: Doors, departures: Departures, report: Callable[[tuple[NamespaceState, ...]], None]
+        self, doors: ListenerPlan, departures: OrphanReaper, report: Callable[[tuple[NamespaceState, ...]], None]
     ) -> None:
         """Open listeners in every namespace that the manager has named so far, and in others as it names them.
         ``report`` hears what became of each namespace, the first time before this returns.
@@ -107,7 +107,7 @@ class Inhabited:
     def _due(self) -> bool:
         return self._places.keys() != self._wanted.keys() or not all(map(self._served, self._places))
 
-    async def _bring_about(self, doors: Doors) -> None:
+    async def _bring_about(self, doors: ListenerPlan) -> None:
         tried = set[int]()
         try:
             while not self._closed:
@@ -131,7 +131,7 @@ class Inhabited:
         return place.opened and not place.problem
 
     def _enter(self, entry: NamespaceEntry) -> _Place:
-        place = _Place(None, Listeners(self._poller))
+        place = _Place(None, WorkerListeners(self._poller))
         place.listeners.spread(self._workers)
         try:
             place.namespace = _opened(entry)
@@ -139,7 +139,7 @@ class Inhabited:
             place.problem = str(error)
         return place
 
-    async def _listen(self, cookie: int, doors: Doors) -> None:
+    async def _listen(self, cookie: int, doors: ListenerPlan) -> None:
         """Open what is missing in a namespace. Whatever fails is reported, and tried again at the next tick."""
         entry, place = self._wanted.get(cookie), self._places[cookie]
         if entry is None:  # the manager let go of it meanwhile
@@ -182,7 +182,7 @@ class Inhabited:
                 await sleep(SWEEP_SECONDS)
 
     def spread(self, workers: int) -> None:
-        """See ``Listeners.spread``."""
+        """See ``WorkerListeners.spread``."""
         self._workers = workers
         for place in self._places.values():
             place.listeners.spread(workers)

@@ -17,8 +17,8 @@ from nodeagent import channel
 from nodeagent.capture.askers import AskerTable
 from nodeagent.capture.clients import ClientTable
 from nodeagent.capture.doors import WorkerSockets
-from nodeagent.capture.origdst import Accepted, FlowTable
-from nodeagent.dns.io.desk import Asking, Desk
+from nodeagent.capture.origdst import AcceptedSocket, FlowTable
+from nodeagent.dns.io.desk import Asking, DnsContext
 from nodeagent.dns.io.lookup import NameLookup, Resolvers
 from nodeagent.dns.io.service import DnsService
 from nodeagent.flows.balance import Balancer
@@ -36,7 +36,7 @@ from nodeagent.net.poller import Poller
 from nodeagent.net.sockets import make_inside, orderly_close
 from nodeagent.net.tasks import Tasks
 from nodeagent.policy.authorizer import Authorizer
-from nodeagent.relay.departures import Departures
+from nodeagent.relay.departures import OrphanReaper
 from nodeagent.relay.inbound import Inbound
 from nodeagent.relay.outbound import OriginalDestinations, Outbound
 from nodeagent.relay.plaintext import Plaintext
@@ -47,14 +47,14 @@ from nodeagent.telemetry.accesslog import Log
 from nodeagent.telemetry.flow import UNKNOWN_OWNER
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
-from nodeagent.worker.listeners import HOST_HAS_IPV6, Doors, Listeners
-from nodeagent.worker.namespaces import Inhabited
+from nodeagent.worker.listeners import HOST_HAS_IPV6, ListenerPlan, WorkerListeners
+from nodeagent.worker.namespaces import NetnsListeners
 
 _log = logging.getLogger("nodeagent.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class WorkerContext:
     """What a worker has from its beginning, and fills as the manager tells it."""
 
     loop: AbstractEventLoop
@@ -64,11 +64,11 @@ class Known:
     certificates: SvidStore
     enrolled: Mapping[int, str]
     """Cgroup id -> uid of its workload."""
-    inhabited: Inhabited
+    inhabited: NetnsListeners
     metrics: FlowMetrics
 
 
-def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
+def build_carrier(start: channel.Start, known: WorkerContext, log: Log) -> Carrier:
     """Everything but the listeners. LoaderError if the kernel's maps cannot be opened."""
     authorizer = Authorizer(known.state)
     excess = Excess(start.limits, known.loop.time, lambda told: _log.warning("limit: %s", told))
@@ -94,10 +94,10 @@ def put_together(start: channel.Start, known: Known, log: Log) -> Carrier:
         services=services,
         outbound=outbound,
         inbound=inbound,
-        listeners=Listeners(known.poller, sockets),
+        listeners=WorkerListeners(known.poller, sockets),
         sockets=sockets,
         inhabited=known.inhabited,
-        departures=Departures(tracker, lambda: inbound.tunnels, is_held),
+        departures=OrphanReaper(tracker, lambda: inbound.tunnels, is_held),
         dns=dns,
     )
 
@@ -115,7 +115,7 @@ async def open_listeners(
     if carrier.dns is not None:
         await carrier.dns.open(current_cookie(), socket, HOST_HAS_IPV6, carrier.listeners.claim(None))
     carrier.listeners.open_tunnels(carrier.inbound, start.tunnel_addresses, start.tunnel_port)
-    doors = Doors(
+    doors = ListenerPlan(
         outbound=carrier.outbound, outbound_port=start.outbound_port, inbound=carrier.inbound,
         tunnel_port=start.tunnel_port, dns=carrier.dns, plaintext=plaintext,
         plaintext_port=start.inbound_port, sockets=carrier.sockets,
@@ -127,7 +127,7 @@ def _captured(start: channel.Start) -> OriginalDestinations:
     return FlowTable(Path(start.pin_dir)) if start.pin_dir else _NothingCaptured()
 
 
-def _dns(start: channel.Start, known: Known, excess: Excess) -> DnsService | None:
+def _dns(start: channel.Start, known: WorkerContext, excess: Excess) -> DnsService | None:
     if not start.dns_port or not start.pin_dir:
         return None
     askers = AskerTable(Path(start.pin_dir))
@@ -136,14 +136,14 @@ def _dns(start: channel.Start, known: Known, excess: Excess) -> DnsService | Non
         asker = askers.find(cookie, source, slot)
         return Asking(asker.resolver, asker.cgroup_id, asker.scope) if asker is not None else None
 
-    desk = Desk(
+    desk = DnsContext(
         known.loop, known.state, _confinement(known),
         workload_of=lambda cgroup_id: known.enrolled.get(cgroup_id, UNKNOWN_OWNER), excess=excess,
     )  # fmt: skip
     return DnsService(desk, start.dns_port, find, known.tasks.spawn, orderly_close)
 
 
-def _confinement(known: Known) -> Callable[[int], bool]:
+def _confinement(known: WorkerContext) -> Callable[[int], bool]:
     """Whether the processes of a cgroup may reach only what the registry names; so it is for one that nobody knows."""
 
     def confined(cgroup_id: int) -> bool:
@@ -168,5 +168,5 @@ def _splicing(start: channel.Start, loop: AbstractEventLoop, tracker: Tracker) -
 class _NothingCaptured:
     """For a node that only serves tunnels."""
 
-    def take(self, source: SocketAddress, accepted: Accepted, cookie: int | None = None) -> None:
+    def take(self, source: SocketAddress, accepted: AcceptedSocket, cookie: int | None = None) -> None:
         """Nothing was captured."""

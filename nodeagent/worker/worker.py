@@ -30,8 +30,8 @@ from nodeagent.telemetry.accesslog import Log, NoLog, open_log
 from nodeagent.telemetry.metrics import FlowMetrics
 from nodeagent.worker.carrier import Carrier
 from nodeagent.worker.drain import drain
-from nodeagent.worker.namespaces import Inhabited
-from nodeagent.worker.start import Known, open_listeners, put_together
+from nodeagent.worker.namespaces import NetnsListeners
+from nodeagent.worker.start import WorkerContext, build_carrier, open_listeners
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport
@@ -60,7 +60,7 @@ class Worker(Protocol):
         self.enrolled: dict[int, str] = {}
         self.tasks = Tasks(loop)
         self.poller = Poller(loop)
-        self.inhabited = Inhabited(loop, self.tasks, self.poller)
+        self.inhabited = NetnsListeners(loop, self.tasks, self.poller)
         self._unpacker = channel.Unpacker()
         self._slices = Slices(loop.call_soon)
         self._slices.on_error = self._on_defect
@@ -120,7 +120,7 @@ class Worker(Protocol):
                 self.tasks.spawn(self._open_or_stop(), "open")
             case channel.Svid():
                 self._on_svid(message)
-            case channel.Enrolment() | channel.Departed() | channel.Namespaces():
+            case channel.EnrolmentUpdate() | channel.Departed() | channel.Namespaces():
                 self._on_whereabouts(message)
             case channel.SpliceExclusions():
                 self._exclusions = message
@@ -137,10 +137,10 @@ class Worker(Protocol):
             case _:
                 _log.error("the manager sent %s, which only workers send; it is ignored", type(message).__name__)
 
-    def _on_whereabouts(self, message: channel.Enrolment | channel.Departed | channel.Namespaces) -> None:
+    def _on_whereabouts(self, message: channel.EnrolmentUpdate | channel.Departed | channel.Namespaces) -> None:
         """Of the workloads of this node: their cgroups, and the network namespaces that their processes are in."""
         match message:
-            case channel.Enrolment():
+            case channel.EnrolmentUpdate():
                 self.enrolled.clear()
                 self.enrolled.update({int(cgroup): uid for cgroup, uid in message.cgroups.items()})
                 self._send(channel.Heard(edition=message.edition))
@@ -165,7 +165,7 @@ class Worker(Protocol):
         applied = yield from intake.commit()
         self._collector.applied(len(applied.changed), first=first)
         yield from self._check_flows(applied, batch.revision)
-        self._send(channel.Applied(revision=batch.revision, rejected=applied.rejected))
+        self._send(channel.BatchApplied(revision=batch.revision, rejected=applied.rejected))
         self._slices.later(intake.dismantle())
 
     def _check_flows(self, applied: Applied, revision: int) -> Steps[None]:
@@ -213,7 +213,7 @@ class Worker(Protocol):
         if isinstance(question, channel.Collect):
             self._collect(number)
         else:
-            self._send(carrier.flows(number) if carrier is not None else channel.Flows(number=number))
+            self._send(carrier.flows(number) if carrier is not None else channel.FlowList(number=number))
 
     def _collect(self, number: int) -> None:
         if self._carrier is not None:
@@ -231,12 +231,12 @@ class Worker(Protocol):
         try:
             logging.getLogger().setLevel(start.log_level.upper())
             self._log = open_log(start.access_log, self.loop.call_soon, start.cluster, start.limits)
-            known = Known(
+            known = WorkerContext(
                 loop=self.loop, tasks=self.tasks, poller=self.poller, state=self.state,
                 certificates=self.certificates, enrolled=self.enrolled, inhabited=self.inhabited,
                 metrics=self._metrics,
             )  # fmt: skip
-            self._carrier = carrier = put_together(start, known, self._log)
+            self._carrier = carrier = build_carrier(start, known, self._log)
         except Exception:  # the access log, the pinned maps: a worker that is not ready and lives serves nobody
             self._cannot_start()
             return

@@ -57,7 +57,7 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("name", "prefix", "mirror"),
     [
-        ("mesh_count", "MESH_COUNT_", abi.Count),
+        ("mesh_count", "MESH_COUNT_", abi.CaptureCount),
         ("mesh_dest_flag", "MESH_DEST_", abi.DestinationFlag),
         ("mesh_cgroup_flag", "MESH_CGROUP_", abi.CgroupFlag),
         ("mesh_listener_flag", "MESH_LISTENER_", abi.ListenerFlag),

@@ -54,13 +54,13 @@ def test_no_struct_is_without_a_mirror(types: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("name", "prefix", "mirror"),
     [
-        ("mesh_splice_role", "MESH_SPLICE_", abi.Role),
+        ("mesh_splice_role", "MESH_SPLICE_", abi.SocketRole),
         ("mesh_splice_flag", "MESH_SPLICE_", abi.Flag),
         ("mesh_splice_reader", "MESH_SPLICE_", abi.Reader),
         ("mesh_splice_switch", "MESH_SPLICE_", abi.Switch),
         ("mesh_splice_operation", "MESH_SPLICE_", abi.Operation),
-        ("mesh_splice_answer", "MESH_SPLICE_", abi.Answer),
-        ("mesh_splice_count", "MESH_SPLICE_COUNT_", abi.Count),
+        ("mesh_splice_answer", "MESH_SPLICE_", abi.SpliceAnswer),
+        ("mesh_splice_count", "MESH_SPLICE_COUNT_", abi.SpliceCount),
     ],
 )
 def test_every_enum_has_the_same_words(types: list[dict[str, Any]], name: str, prefix: str, mirror: Any) -> None:

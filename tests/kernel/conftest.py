@@ -30,7 +30,7 @@ from nodeagent.capture.cgroups import CgroupError, cgroup2_mount
 from nodeagent.capture.controller import Capture, CaptureSettings
 from nodeagent.capture.doors import WorkerSockets
 from nodeagent.capture.origdst import CapturedFlow, FlowTable
-from nodeagent.capture.plan import Destinations, Enrolment, Entry
+from nodeagent.capture.plan import DestinationPlan, Enrolment, Entry
 from nodeagent.loader.errors import LoaderError
 from nodeagent.loader.features import probe
 from nodeagent.loader.objects import OBJECT_PATH
@@ -323,8 +323,8 @@ class Node:
         return self.flows.take(source, connection)
 
 
-def destinations(*addresses: tuple[str, int]) -> Destinations:
-    return Destinations({SocketAddress(ip, port): Entry(7, 1) for ip, port in addresses})
+def destinations(*addresses: tuple[str, int]) -> DestinationPlan:
+    return DestinationPlan({SocketAddress(ip, port): Entry(7, 1) for ip, port in addresses})
 
 
 def workload(uid: str, cgroup_path: str | None = None, unit: str | None = None, user: int | None = None) -> Workload:

@@ -14,7 +14,7 @@ import pytest
 from nodeagent.channel import Namespaces, NamespaceState
 from nodeagent.manager.namespaces import NodeNamespaces
 from nodeagent.namespaces.census import census
-from nodeagent.namespaces.handle import own
+from nodeagent.namespaces.handle import Namespace, own
 from tests.kernel.conftest import Lab
 
 WEB, DB = "shop/web@1", "shop/db@1"
@@ -84,6 +84,12 @@ class Told:
 
     def unserve(self, cookie: int) -> None:
         self.served.pop(cookie, None)
+
+    def guard(self, _namespace: Namespace) -> list[str]:
+        return []
+
+    def release(self, namespace: Namespace) -> None:
+        self.unserve(namespace.cookie)
 
     def serve_only(self, cookies: set[int]) -> None:
         self.served = {cookie: ports for cookie, ports in self.served.items() if cookie in cookies}

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nodeagent.loader.abi import Count, PortMode
+from nodeagent.loader.abi import CaptureCount, PortMode
 from nodeagent.loader.objects import MeshObject
 
 HERE = Path(__file__).parent
@@ -103,28 +103,28 @@ def ask(run: Run) -> Ask:
 def oracle(
     known: bool, incomplete: bool, enrolled: bool, listener: bool, resolver: bool, confined: bool, outside: bool,
     sealed: bool, served: bool,
-) -> tuple[int, Count]:  # fmt: skip
+) -> tuple[int, CaptureCount]:  # fmt: skip
     """What ought to become of a connect()."""
     if not enrolled and known and sealed:
-        return REFUSE, Count.REFUSED_SEALED
+        return REFUSE, CaptureCount.REFUSED_SEALED
     if not enrolled:
-        return PASS, Count.PASSED_NOT_ENROLLED if known else Count.PASSED_NOT_MESH
+        return PASS, CaptureCount.PASSED_NOT_ENROLLED if known else CaptureCount.PASSED_NOT_MESH
     if known:
         if not listener:
-            return REFUSE, Count.REFUSED_NO_LISTENER
-        return (CAPTURE, Count.CAPTURED) if served else (NOBODY, Count.REFUSED_NO_AGENT)
+            return REFUSE, CaptureCount.REFUSED_NO_LISTENER
+        return (CAPTURE, CaptureCount.CAPTURED) if served else (NOBODY, CaptureCount.REFUSED_NO_AGENT)
     if resolver and served:
-        return CAPTURE, Count.DNS_TCP
+        return CAPTURE, CaptureCount.DNS_TCP
     if incomplete:
-        return REFUSE, Count.REFUSED_INCOMPLETE
-    return (REFUSE, Count.EGRESS_REFUSED) if confined and outside else (PASS, Count.PASSED_NOT_MESH)
+        return REFUSE, CaptureCount.REFUSED_INCOMPLETE
+    return (REFUSE, CaptureCount.EGRESS_REFUSED) if confined and outside else (PASS, CaptureCount.PASSED_NOT_MESH)
 
 
 def datagram_oracle(known: bool, enrolled: bool, confined: bool, outside: bool) -> tuple[int, int]:
     """What ought to become of a datagram that is no question for the agent."""
     if not (enrolled and confined and outside):
-        return PASS, len(Count)
-    return REFUSE, Count.EGRESS_TO_MESH if known else Count.EGRESS_REFUSED
+        return PASS, len(CaptureCount)
+    return REFUSE, CaptureCount.EGRESS_TO_MESH if known else CaptureCount.EGRESS_REFUSED
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_addresses(ask: Ask, packed: bytes) -> None:
     assert answer.inside == (plain.is_loopback or plain.is_unspecified)
 
 
-def arrival_oracle(mode: int, agent: bool, own: bool, probe: bool, listener: bool) -> tuple[int, Count | None]:
+def arrival_oracle(mode: int, agent: bool, own: bool, probe: bool, listener: bool) -> tuple[int, CaptureCount | None]:
     """What ought to become of a connection to a workload's port."""
     let_in, steered, refused = range(3)
     if agent or mode == PortMode.DISABLE:
         return let_in, None
     if own or probe:
-        return let_in, Count.INBOUND_OWN if own else Count.INBOUND_PROBE
+        return let_in, CaptureCount.INBOUND_OWN if own else CaptureCount.INBOUND_PROBE
     if mode == PortMode.PERMISSIVE:
-        return (steered, Count.INBOUND_STEERED) if listener else (refused, Count.INBOUND_NO_AGENT)
-    return refused, Count.INBOUND_REFUSED
+        return (steered, CaptureCount.INBOUND_STEERED) if listener else (refused, CaptureCount.INBOUND_NO_AGENT)
+    return refused, CaptureCount.INBOUND_REFUSED
 
 
 @pytest.mark.parametrize("mode", [0, *PortMode, 4, 255])
@@ -182,4 +182,4 @@ def test_every_arrival(run: Run, mode: int) -> None:
         result, _ = run("ask_arrival", bytes((mode, *facts, 0, 0, 0)))
         verdict, reason = divmod(result, 256)
         wanted, counted = arrival_oracle(mode, *facts)
-        assert (verdict, reason) == (wanted, len(Count) if counted is None else counted), facts
+        assert (verdict, reason) == (wanted, len(CaptureCount) if counted is None else counted), facts

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from nodeagent.splice.abi import Answer, Flag, Operation
+from nodeagent.splice.abi import Flag, Operation, SpliceAnswer
 from nodeagent.splice.scratch import ScratchLeg
 from tests.kernel.conftest import FAMILIES, Lab
 from tests.kernel.splicing import SpliceLab
@@ -29,7 +29,7 @@ def mark(leg: ScratchLeg) -> int:
     leg.app.sendall(b"?")
     assert leg.agent.recv(1) == b"?"
     assert leg._prepare()
-    assert leg.splicer._ask(Operation.ENABLE, leg.number or 0) is Answer.MARKED
+    assert leg.splicer._ask(Operation.ENABLE, leg.number or 0) is SpliceAnswer.MARKED
     return leg.number or 0
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nodeagent.splice.controller import SpliceController
-from nodeagent.splice.scratch import Agent
+from nodeagent.splice.scratch import ScratchAgent
 from nodeagent.splice.splicer import Splicer, SpliceState
 from tests.kernel.conftest import CLIENT_SECONDS, Family, Node, finish, setns
 from tests.kernel.splicing import enter
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.splice
 EXCHANGES = 20
 
 
-class NodeAgent(Agent):
+class NodeAgent(ScratchAgent):
     """In the node's network namespace, where the kernel looks for the sockets."""
 
     def __init__(self, node: Node, *arguments: object) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from nodeagent.splice.abi import Count, Flag
+from nodeagent.splice.abi import Flag, SpliceCount
 from nodeagent.splice.scratch import ScratchLeg
 from nodeagent.splice.selftest import Item, Result, SelfTest
 from tests.kernel.conftest import FAMILIES, Family, Lab
@@ -49,7 +49,7 @@ def test_small_messages_go_past_tcp_both_ways(splice: SpliceLab, family: Family,
                 sender.sendall(number.to_bytes(4, "big"))
                 assert receiver.recv(10) == number.to_bytes(4, "big")
         assert splice.controller.counters()["bytes"] - before == 8000
-    assert splice.controller.counters()[Count.LEGS.name.lower()] == 1
+    assert splice.controller.counters()[SpliceCount.LEGS.name.lower()] == 1
 
 
 def test_bulk_both_ways_at_once_with_random_writes(splice: SpliceLab, family: Family, dialled: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from control.wire.address import SocketAddress
-from nodeagent.trace.obstacles import CannotTraceError, Status, ready_python
+from nodeagent.trace.obstacles import CannotTraceError, ExitStatus, ready_python
 from tests.kernel.conftest import CAPTURE_PORT, CLIENT_SECONDS, FAMILIES, Family, Node, connect, finish
 
 NODEAGENT = [sys.executable, "-m", "nodeagent", "trace"]
@@ -218,8 +218,8 @@ class TestRefused:
         assert (done.returncode, done.stdout) == (WHY_NOT.status, "")
         assert "Traceback" not in done.stderr
         told = {
-            Status.NO_BCC: "install python3-bpfcc (Debian",
-            Status.NO_HEADERS: f"install linux-headers-{platform.release()} (Debian",
-            Status.NO_TRACEFS: "mount -t tracefs",
+            ExitStatus.NO_BCC: "install python3-bpfcc (Debian",
+            ExitStatus.NO_HEADERS: f"install linux-headers-{platform.release()} (Debian",
+            ExitStatus.NO_TRACEFS: "mount -t tracefs",
         }
         assert told[WHY_NOT.status] in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodeagent.identity.rotation import MAX_BACKOFF_SECONDS, Rotation, State, Step
+from nodeagent.identity.rotation import MAX_BACKOFF_SECONDS, Rotation, RotationStep, State
 
 answers = st.one_of(
     st.just(None),
@@ -22,13 +22,13 @@ def test_a_rotation_that_is_obeyed(script: list[tuple[tuple[float, float] | None
     now, expires = 0.0, None
     for answer, delay in script:
         action = one.next_action(now)
-        if action.step is Step.WAIT:
+        if action.step is RotationStep.WAIT:
             assert action.at is not None, "no request is under way, so there is a time to wake up at"
             assert action.at > now
             assert expires is None or action.at <= expires, "it wakes for the expiry at the latest"
             now = action.at
             continue
-        if action.step is Step.EXPIRE:
+        if action.step is RotationStep.EXPIRE:
             assert expires is not None and now >= expires
             one.expired(now)
             expires = None
@@ -36,7 +36,7 @@ def test_a_rotation_that_is_obeyed(script: list[tuple[tuple[float, float] | None
             continue
         one.requested()
         now += delay
-        if one.next_action(now).step is Step.EXPIRE:
+        if one.next_action(now).step is RotationStep.EXPIRE:
             one.expired(now)
             expires = None
         if answer is None:
@@ -54,4 +54,4 @@ def _check_backoff(one: Rotation, now: float, expires: float | None) -> None:
     action = one.next_action(now)
     assert one.status(now).failures >= 1
     if expires is None:
-        assert action.step is Step.WAIT and action.at is not None and action.at - now <= MAX_BACKOFF_SECONDS
+        assert action.step is RotationStep.WAIT and action.at is not None and action.at - now <= MAX_BACKOFF_SECONDS

@@ -45,10 +45,10 @@ def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[c
     match message:
         case channel.Begin():
             return [channel.Ready(pid=os.getpid())]
-        case channel.Enrolment():
+        case channel.EnrolmentUpdate():
             return [channel.Heard(edition=message.edition)]
         case channel.StateBatch() if not message.more:
-            return [channel.Applied(revision=message.batch.revision)]
+            return [channel.BatchApplied(revision=message.batch.revision)]
         case channel.Namespaces():
             states = [channel.NamespaceState(cookie=entry.cookie, listening=True) for entry in message.namespaces]
             return [channel.Inside(states=tuple(states))]
@@ -56,7 +56,7 @@ def answers(message: channel.Message, heard: list[str], *, mute: bool) -> list[c
             sample = CounterSample(name="heard_total", labels={"messages": ",".join(heard)}, value=1)
             return [channel.collected(message.number, [sample])]
         case channel.ListFlows() if not mute:
-            return [channel.Flows(number=message.number, flows=({"id": 1},))]
+            return [channel.FlowList(number=message.number, flows=({"id": 1},))]
         case channel.Drain():
             return [channel.Drained(cut=2)]
         case _:

@@ -67,7 +67,7 @@ class QuestionClaim(Protocol):
 
 
 @dataclass(slots=True)
-class Desk:
+class DnsContext:
     """One per worker."""
 
     loop: AbstractEventLoop

@@ -15,7 +15,7 @@ import dns.rdatatype
 import dns.resolver
 
 from control.wire.address import canonical_ip
-from nodeagent.dns.remembered import Names, Remembered, is_outside
+from nodeagent.dns.remembered import Remembered, RememberedNames, is_outside
 
 LOOKUP_SECONDS: Final = 5.0
 """For all resolvers together."""
@@ -61,7 +61,7 @@ class NameLookup:
         self._ask = ask
         self._clock = clock
         self._spawn = spawn
-        self._names = Names()
+        self._names = RememberedNames()
         self._pending: dict[str, asyncio.Future[Remembered]] = {}
 
     async def __call__(self, name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from control.wire.address import SocketAddress
-from nodeagent.dns.io.desk import Asking, Desk, MakeSocket, QuestionClaim
+from nodeagent.dns.io.desk import Asking, DnsContext, MakeSocket, QuestionClaim
 from nodeagent.dns.io.tcp import Close, DnsStream, Spawn
 from nodeagent.dns.io.udp import DnsListener, bind
 
@@ -27,7 +27,7 @@ class DnsPortError(OSError):
 class DnsService:
     """One per worker. ``port`` is the first of the SLOTS ports."""
 
-    def __init__(self, desk: Desk, port: int, find: Find, spawn: Spawn, close_orderly: Close) -> None:
+    def __init__(self, desk: DnsContext, port: int, find: Find, spawn: Spawn, close_orderly: Close) -> None:
         self.desk = desk
         self._port = port
         self._find = find

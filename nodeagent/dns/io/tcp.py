@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, open_socket
+from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, DnsContext, MakeSocket, open_socket
 from nodeagent.dns.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _Upstream(Protocol):
 class DnsStream(Protocol):
     """The client's connection. ``close_orderly`` makes its close an end, where the listener would make it a reset."""
 
-    def __init__(self, desk: Desk, asking: Asking, make: MakeSocket, spawn: Spawn, close_orderly: Close) -> None:
+    def __init__(self, desk: DnsContext, asking: Asking, make: MakeSocket, spawn: Spawn, close_orderly: Close) -> None:
         self._desk = desk
         self._resolver = asking.resolver
         self._address = asking.address

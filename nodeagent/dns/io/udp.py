@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.decide import Answer, Discard
-from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, Desk, MakeSocket, QuestionClaim, open_socket
+from nodeagent.dns.io.desk import QUERY_SECONDS, Asking, DnsContext, MakeSocket, QuestionClaim, open_socket
 from nodeagent.dns.messages import HEADER_BYTES, MAX_MESSAGE_BYTES, failure, identifier
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Whom = Callable[[SocketAddress], Asking | None]
 class DnsListener(DatagramProtocol):
     """One UDP port of the agent in one network namespace."""
 
-    def __init__(self, desk: Desk, whom: Whom, make: MakeSocket) -> None:
+    def __init__(self, desk: DnsContext, whom: Whom, make: MakeSocket) -> None:
         self._desk = desk
         self._whom = whom
         self._make = make
@@ -79,7 +79,7 @@ class DnsListener(DatagramProtocol):
         if oldest is not None:
             desk.excess.refused("dns_questions_per_workload", desk.pending.heaviest)
             oldest.give_way()
-        _Errand(desk, self, data, addr, asking).start(self._make, workload)
+        _UpstreamQuery(desk, self, data, addr, asking).start(self._make, workload)
 
     def reply(self, message: bytes, addr: tuple[Any, ...]) -> None:
         """Send to who asked."""
@@ -87,12 +87,14 @@ class DnsListener(DatagramProtocol):
             self._transport.sendto(message, addr)
 
 
-class _Errand:
+class _UpstreamQuery:
     """One question on its way to a resolver and back."""
 
     __slots__ = ("_addr", "_asking", "_desk", "_handle", "_listener", "_query", "_timer")
 
-    def __init__(self, desk: Desk, listener: DnsListener, query: bytes, addr: tuple[Any, ...], asking: Asking) -> None:
+    def __init__(
+        self, desk: DnsContext, listener: DnsListener, query: bytes, addr: tuple[Any, ...], asking: Asking
+    ) -> None:
         self._desk = desk
         self._listener = listener
         self._query = query

@@ -14,8 +14,8 @@ from nodeagent.namespaces.entry import NamespaceError
 from nodeagent.net.poller import Poller
 from nodeagent.net.tasks import Tasks
 from nodeagent.worker import namespaces as room
-from nodeagent.worker.listeners import Listeners
-from nodeagent.worker.namespaces import HomelessError, Inhabited
+from nodeagent.worker.listeners import WorkerListeners
+from nodeagent.worker.namespaces import HomelessError, NetnsListeners
 
 ADDRESS = SocketAddress("10.0.0.1", 80)
 
@@ -41,9 +41,9 @@ class Scene:
         self.hold.set()
         loop = asyncio.get_running_loop()
         self.poller = Poller(loop)
-        self.inhabited = Inhabited(loop, Tasks(loop), self.poller)
+        self.inhabited = NetnsListeners(loop, Tasks(loop), self.poller)
         monkeypatch.setattr(room, "_opened", self.enter)
-        monkeypatch.setattr(Listeners, "open_inside", lambda _, namespace, doors: self.listen(namespace))
+        monkeypatch.setattr(WorkerListeners, "open_inside", lambda _, namespace, doors: self.listen(namespace))
 
     def enter(self, entry: NamespaceEntry) -> Place:
         if entry.cookie in self.missing:

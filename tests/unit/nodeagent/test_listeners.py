@@ -12,7 +12,7 @@ import pytest
 from control.wire.address import SocketAddress
 from nodeagent.namespaces.handle import own
 from nodeagent.net.sockets import UNPACED
-from nodeagent.worker.listeners import Listeners
+from nodeagent.worker.listeners import WorkerListeners
 from tests.support.polled import Bench, congestion, polled
 
 
@@ -43,7 +43,7 @@ class Sockets:
         self.plaintext[descriptor] = family
 
 
-class Listened(Listeners):
+class Listened(WorkerListeners):
     """Listeners whose sockets can be looked at."""
 
     @property

@@ -126,7 +126,7 @@ def test_from_a_token_to_ready(tmp_path: Path) -> None:
             assert "nodemesh_watch_revision 7.0" in text
             assert "nodemesh_workers 2.0" in text
             assert f'nodemesh_svid_renewals_total{{identity="{pki.WEB}"}} 1.0' in text
-            heard = 'heard_total{messages="Start,Enrolment'
+            heard = 'heard_total{messages="Start,EnrolmentUpdate'
             assert heard in text
             pages = [str(await agent.debug(name)) for name in ("config", "state", "certs", "status", "statistics")]
             assert not any("PRIVATE KEY" in page or "secret" in page for page in pages)

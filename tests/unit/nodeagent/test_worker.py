@@ -107,9 +107,9 @@ def start(ip: str, port: int, **changes: str) -> channel.Start:
 def test_it_tells_when_it_is_ready_and_what_it_applied(ip: str) -> None:
     with running() as manager:
         manager.start(ip, free_port(ip), channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True)))
-        assert manager.hear(channel.Applied).revision == 7
+        assert manager.hear(channel.BatchApplied).revision == 7
         manager.tell(channel.StateBatch(batch=batch(8, workload("far", "b", 81))))
-        assert manager.hear(channel.Applied) == channel.Applied(revision=8)
+        assert manager.hear(channel.BatchApplied) == channel.BatchApplied(revision=8)
 
 
 def test_nothing_is_accepted_before_everything_is_known(ip: str) -> None:
@@ -117,12 +117,12 @@ def test_nothing_is_accepted_before_everything_is_known(ip: str) -> None:
     with running() as manager:
         snapshot = channel.StateBatch(batch=batch(7, workload("far", "b", 80), snapshot=True))
         manager.tell(start(ip, port), snapshot)
-        manager.hear(channel.Applied)
+        manager.hear(channel.BatchApplied)
         manager.tell(channel.ListFlows(number=1))
-        manager.hear(channel.Flows)
+        manager.hear(channel.FlowList)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((ip, port))
-        manager.tell(channel.Enrolment(cgroups={"7": "far"}, edition=3), channel.Begin())
+        manager.tell(channel.EnrolmentUpdate(cgroups={"7": "far"}, edition=3), channel.Begin())
         assert manager.hear(channel.Heard).edition == 3
         manager.hear(channel.Ready)
         socket.create_connection((ip, port)).close()
@@ -132,7 +132,7 @@ def test_it_tells_its_pid_flows_and_metrics(ip: str) -> None:
     with running() as manager:
         manager.tell(channel.Collect(number=1), channel.ListFlows(number=2))  # before it was told to start
         assert manager.hear(channel.Collected).number == 1
-        assert manager.hear(channel.Flows) == channel.Flows(number=2)
+        assert manager.hear(channel.FlowList) == channel.FlowList(number=2)
         manager.tell(start(ip, free_port(ip)), channel.Begin())
         assert manager.hear(channel.Ready).pid == manager.process.pid
         manager.tell(channel.Collect(number=3))
@@ -220,7 +220,7 @@ def _watch(pid: int):
         b"\xff\xff\xff\xff",
         b"\x00\x00\x00\x02{}",
         b"\x00\x00\x00\x04\x80abc",
-        channel.pack(channel.Enrolment(cgroups={"not a number": "x"})),
+        channel.pack(channel.EnrolmentUpdate(cgroups={"not a number": "x"})),
         channel.pack(channel.StateBatch(batch=batch(3))),  # a delta before any snapshot
         packed(b'{"type":"StateBatch","batch":{"instance":"i","revision":"two"}}'),
         packed(b'{"type":"Quarantine","narrows":true,"workloads":["x"]}'),
@@ -308,7 +308,7 @@ def test_a_tunnel_is_carried_and_drained(ip: str, tmp_path: Path) -> None:
             ip, port, channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
             channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem), access_log=str(log),
         )  # fmt: skip
-        manager.hear(channel.Applied)
+        manager.hear(channel.BatchApplied)
 
         async def story() -> None:
             loop = asyncio.get_running_loop()
@@ -318,7 +318,7 @@ def test_a_tunnel_is_carried_and_drained(ip: str, tmp_path: Path) -> None:
             assert answer.status == "200"
             server, _ = await loop.sock_accept(application)
             manager.tell(channel.ListFlows(number=1), channel.Collect(number=2))
-            flows = manager.hear(channel.Flows)
+            flows = manager.hear(channel.FlowList)
             (row,) = flows.flows
             assert (row["destination"], row["established"], row["path"]) == (far.uid, True, "tunnel")
             (tunnel,) = flows.tunnels
@@ -369,7 +369,7 @@ def test_what_is_open_when_the_drain_time_is_over_is_cut(ip: str, tmp_path: Path
             ip, port, channel.StateBatch(batch=batch(1, bundle, far, snapshot=True)),
             channel.Svid(identity=far.identity, chain=leaf.chain_pem, key=leaf.key_pem), access_log=str(log),
         )  # fmt: skip
-        manager.hear(channel.Applied)
+        manager.hear(channel.BatchApplied)
 
         async def story() -> None:
             peer = Peer(tls_context(pki.make_svid(root, pki.CLIENT), root), far.sni)

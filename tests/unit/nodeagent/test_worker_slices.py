@@ -58,7 +58,7 @@ class Scene:
         return self.worker.state
 
     def applied(self) -> list[int]:
-        return [message.revision for message in self.transport.heard if isinstance(message, channel.Applied)]
+        return [message.revision for message in self.transport.heard if isinstance(message, channel.BatchApplied)]
 
     async def until(self, found: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
@@ -123,7 +123,7 @@ def test_messages_behind_a_large_batch_keep_their_order_and_questions_do_not_wai
     async def story(scene: Scene) -> None:
         batch = snapshot(*crowd())  # type: ignore[arg-type]
         scene.worker.data_received(b"".join(parting.parts(batch, batch.changes)))
-        scene.worker.data_received(channel.pack(channel.Enrolment(cgroups={"7": "shop/w-3@1"})))
+        scene.worker.data_received(channel.pack(channel.EnrolmentUpdate(cgroups={"7": "shop/w-3@1"})))
         scene.worker.data_received(channel.pack(channel.Collect(number=5)))
         assert any(isinstance(message, channel.Collected) for message in scene.transport.heard)
         assert not scene.state.ready and not scene.worker.enrolled

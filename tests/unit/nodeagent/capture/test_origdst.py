@@ -9,7 +9,7 @@ import pytest
 from control.wire.address import SocketAddress, packed_ip
 from nodeagent.capture import origdst
 from nodeagent.capture.origdst import CapturedFlow, FlowTable
-from nodeagent.loader.maps import Flow
+from nodeagent.loader.maps import FlowEntry
 
 
 class Accepted:
@@ -27,12 +27,12 @@ class FakeFlows:
     """Holds one record, under exactly one key."""
 
     key = (77, packed_ip("127.0.0.1"), 4000)
-    value: Flow | None = None
+    value: FlowEntry | None = None
 
     def __init__(self, pin_dir: Path) -> None:
         self.pin_dir = pin_dir
 
-    def take(self, *key: object) -> Flow | None:
+    def take(self, *key: object) -> FlowEntry | None:
         return self.value if key == self.key else None
 
 
@@ -45,7 +45,7 @@ def test_both_ends_keep_their_canonical_spelling(
 ) -> None:
     monkeypatch.setattr(origdst, "Flows", FakeFlows)
     monkeypatch.setattr(FakeFlows, "key", (77, packed_ip(source), 4000))
-    monkeypatch.setattr(FakeFlows, "value", Flow(packed_ip(destination), 80, 5, 6, 7, 8, 9))
+    monkeypatch.setattr(FakeFlows, "value", FlowEntry(packed_ip(destination), 80, 5, 6, 7, 8, 9))
     table = FlowTable(Path("pins"), cookie=77)
     assert table.take(SocketAddress(source, 4000), Accepted(1)) == CapturedFlow(
         SocketAddress(destination, 80), 5, 6, 7, 8
@@ -57,7 +57,7 @@ def test_both_ends_keep_their_canonical_spelling(
 def test_a_record_is_a_connections_own_while_it_stands(monkeypatch: pytest.MonkeyPatch, state: int, own: bool) -> None:
     """Established, or half closed by the client; not once it was reset."""
     monkeypatch.setattr(origdst, "Flows", FakeFlows)
-    monkeypatch.setattr(FakeFlows, "value", Flow(packed_ip("240.240.0.10"), 80, 5, 6, 7, 8, 9))
+    monkeypatch.setattr(FakeFlows, "value", FlowEntry(packed_ip("240.240.0.10"), 80, 5, 6, 7, 8, 9))
     assert (
         FlowTable(Path("pins"), cookie=77).take(SocketAddress("127.0.0.1", 4000), Accepted(state)) is not None
     ) == own

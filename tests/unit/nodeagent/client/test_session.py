@@ -12,11 +12,11 @@ from nodeagent.client.session import (
     CONNECT_SECONDS,
     SILENCE_SECONDS,
     Connect,
-    Phase,
     Position,
     Read,
     Session,
     SessionError,
+    SessionPhase,
     Wait,
 )
 from tests.support.objects import delta, line, snapshot, workload
@@ -166,8 +166,8 @@ def test_half_a_line_does_not_survive_its_connection() -> None:
     assert apply(session, line(snapshot())) == [snapshot()]
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_every_phase_can_be_left(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", list(SessionPhase))
+def test_every_phase_can_be_left(phase: SessionPhase) -> None:
     assert any(source is phase for source, _ in module.TRANSITIONS)
 
 

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from nodeagent.dns import remembered
 from nodeagent.dns.io import lookup
 from nodeagent.dns.io.lookup import NameLookup
-from nodeagent.dns.remembered import LONGEST_SECONDS, MAX_NAMES, RETRY_SECONDS, STALE_SECONDS, Names, is_outside
+from nodeagent.dns.remembered import (
+    LONGEST_SECONDS,
+    MAX_NAMES,
+    RETRY_SECONDS,
+    STALE_SECONDS,
+    RememberedNames,
+    is_outside,
+)
 
 A, AAAA = dns.rdatatype.A, dns.rdatatype.AAAA
 HOST = "api.example.com"
@@ -160,7 +167,7 @@ async def test_lookups_at_the_same_time_are_bounded(world: World) -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, MAX_NAMES + 50), st.floats(-1e9, 1e9), st.sampled_from("fmx")), max_size=60))
 def test_what_is_remembered_is_bounded_in_number_and_time(steps: list[tuple[int, float, str]]) -> None:
-    names, now = Names(), 0.0
+    names, now = RememberedNames(), 0.0
     for number in range(MAX_NAMES):
         names.found(f"x{number}", ("192.0.2.1",), 60, now)
     for number, ttl, what in steps:

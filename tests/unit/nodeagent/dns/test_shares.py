@@ -14,7 +14,7 @@ import pytest
 
 from control.wire.address import SocketAddress
 from nodeagent.dns.io import desk as module
-from nodeagent.dns.io.desk import Asking, Desk
+from nodeagent.dns.io.desk import Asking, DnsContext
 from nodeagent.dns.io.service import DnsService
 from nodeagent.dns.io.udp import DnsListener, bind
 from nodeagent.limits.excess import Excess
@@ -36,7 +36,7 @@ class Place:
         self.resolver_address = SocketAddress(*self.resolver.getsockname()[:2])
         self.cgroups: dict[int, int] = {}
         self.excess = Excess(limits)
-        self.desk = Desk(
+        self.desk = DnsContext(
             asyncio.get_running_loop(), NodeState(), lambda _: False, workload_of=lambda cgroup: f"shop/w{cgroup}@1",
             excess=self.excess,
         )  # fmt: skip
@@ -140,7 +140,7 @@ def test_the_oldest_tcp_connection_of_a_workload_gives_way() -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
         excess = Excess(Limits(dns_connections_per_workload=2))
-        desk = Desk(loop, NodeState(), lambda _: False, workload_of=lambda c: f"shop/w{c}@1", excess=excess)
+        desk = DnsContext(loop, NodeState(), lambda _: False, workload_of=lambda c: f"shop/w{c}@1", excess=excess)
         tasks = set()
         service = DnsService(
             desk, 0, lambda *_: None, lambda work, _: tasks.add(asyncio.ensure_future(work)), lambda _: None

@@ -8,7 +8,7 @@ import pytest
 
 from control.wire.discovery import Action, EgressMode, MeshSettings, MtlsMode, SourceMatch
 from nodeagent.doctor.command import state_of
-from nodeagent.doctor.explain import Explanation, UnknownNameError, explain
+from nodeagent.doctor.explain import ConnectionExplanation, UnknownNameError, explain
 from nodeagent.report.facts import state_document
 from nodeagent.state.view import NodeState
 from tests.support.objects import external, policy, rule, service, snapshot, workload
@@ -26,7 +26,7 @@ def state() -> NodeState:
     return state
 
 
-def whys(told: Explanation) -> str:
+def whys(told: ConnectionExplanation) -> str:
     return "\n".join(f"{step.what}: {step.why}" for step in told.steps)
 
 

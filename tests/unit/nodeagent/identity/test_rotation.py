@@ -12,11 +12,11 @@ from nodeagent.identity.rotation import (
     MAX_ERROR_CHARACTERS,
     TRANSITIONS,
     Action,
-    Event,
     Rotation,
     RotationError,
+    RotationEvent,
+    RotationStep,
     State,
-    Step,
 )
 from nodeagent.waits.renewal import SOON_SECONDS
 
@@ -37,9 +37,9 @@ def issued(jitter: float = 0.5, life: float = DAY) -> Rotation:
 
 def test_a_wanted_identity_is_asked_for_at_once_and_only_once() -> None:
     one = rotation()
-    assert one.next_action(T0) == Action(Step.REQUEST, T0)
+    assert one.next_action(T0) == Action(RotationStep.REQUEST, T0)
     one.requested()
-    assert one.next_action(T0 + 1) == Action(Step.WAIT, None)
+    assert one.next_action(T0 + 1) == Action(RotationStep.WAIT, None)
     assert not one.usable(T0)
 
 
@@ -47,10 +47,10 @@ def test_a_wanted_identity_is_asked_for_at_once_and_only_once() -> None:
 def test_it_is_renewed_about_half_life(jitter: float, share: float) -> None:
     one = issued(jitter)
     action = one.next_action(T0)
-    assert action.step is Step.WAIT and action.at == pytest.approx(T0 + share * DAY, abs=1)
+    assert action.step is RotationStep.WAIT and action.at == pytest.approx(T0 + share * DAY, abs=1)
     assert action.at is not None
-    assert one.next_action(action.at - 1).step is Step.WAIT
-    assert one.next_action(action.at).step is Step.REQUEST
+    assert one.next_action(action.at - 1).step is RotationStep.WAIT
+    assert one.next_action(action.at).step is RotationStep.REQUEST
     assert one.usable(T0 + DAY - 1) and not one.usable(T0 + DAY)
 
 
@@ -66,10 +66,10 @@ def test_jitter_is_drawn_once_for_an_svid() -> None:
 def test_an_svid_from_before_a_restart_is_taken_if_it_is_still_good() -> None:
     one = rotation()
     assert not one.issued(T0, T0 - DAY, T0), "expired: as if it were not there"
-    assert one.state is State.WANTED and one.next_action(T0).step is Step.REQUEST
+    assert one.state is State.WANTED and one.next_action(T0).step is RotationStep.REQUEST
     assert one.issued(T0, T0 - DAY, T0 + 60)
     assert one.usable(T0)
-    assert one.next_action(T0 + 1.5 * SOON_SECONDS).step is Step.REQUEST, "half its life is long over"
+    assert one.next_action(T0 + 1.5 * SOON_SECONDS).step is RotationStep.REQUEST, "half its life is long over"
 
 
 def test_a_refusal_keeps_the_old_one_and_says_so() -> None:
@@ -88,10 +88,10 @@ def test_refusals_back_off_up_to_a_cap_and_a_success_forgets_them() -> None:
         one.requested()
         one.refused(now, "no")
         at = one.next_action(now).at
-        assert at is not None and one.next_action(now).step is Step.WAIT
+        assert at is not None and one.next_action(now).step is RotationStep.WAIT
         waits.append(at - now)
         now = at
-        assert one.next_action(now).step is Step.REQUEST
+        assert one.next_action(now).step is RotationStep.REQUEST
     assert waits[:4] == [BACKOFF_SECONDS, 2 * BACKOFF_SECONDS, 4 * BACKOFF_SECONDS, 8 * BACKOFF_SECONDS]
     assert waits[-1] == max(waits) == MAX_BACKOFF_SECONDS
     one.requested()
@@ -113,21 +113,21 @@ def test_expiry_makes_it_unusable_and_is_told_first() -> None:
     one.requested()
     one.refused(T0 + DAY - 1, "no")
     assert one.next_action(T0 + DAY - 1).at == T0 + DAY - 1 + BACKOFF_SECONDS * 0.75
-    assert one.next_action(T0 + DAY) == Action(Step.EXPIRE, T0 + DAY)
+    assert one.next_action(T0 + DAY) == Action(RotationStep.EXPIRE, T0 + DAY)
     one.expired(T0 + DAY)
     status = one.status(T0 + DAY)
     assert (status.state, status.usable, status.last_error) == (State.FAILED, False, "no")
-    assert one.next_action(T0 + DAY + 1).step is Step.REQUEST
+    assert one.next_action(T0 + DAY + 1).step is RotationStep.REQUEST
 
 
 def test_a_wait_never_sleeps_over_the_expiry() -> None:
     one = issued()
     one.requested()
     one.refused(T0 + DAY - 0.1, "no")
-    assert one.next_action(T0 + DAY - 0.1) == Action(Step.WAIT, T0 + DAY)
+    assert one.next_action(T0 + DAY - 0.1) == Action(RotationStep.WAIT, T0 + DAY)
     one = issued()
     one.requested()
-    assert one.next_action(T0 + 1) == Action(Step.WAIT, T0 + DAY), "nor while an answer is awaited"
+    assert one.next_action(T0 + 1) == Action(RotationStep.WAIT, T0 + DAY), "nor while an answer is awaited"
 
 
 def test_expiry_while_a_renewal_is_under_way_waits_for_its_answer() -> None:
@@ -135,7 +135,7 @@ def test_expiry_while_a_renewal_is_under_way_waits_for_its_answer() -> None:
     one.requested()
     one.expired(T0 + DAY)
     assert one.state is State.REQUESTED and not one.usable(T0 + DAY)
-    assert one.next_action(T0 + DAY) == Action(Step.WAIT, None)
+    assert one.next_action(T0 + DAY) == Action(RotationStep.WAIT, None)
     one.issued(T0 + DAY, T0 + DAY, T0 + 2 * DAY)
     assert one.usable(T0 + DAY)
 
@@ -143,7 +143,7 @@ def test_expiry_while_a_renewal_is_under_way_waits_for_its_answer() -> None:
 def test_an_expiry_without_a_refusal_asks_at_once() -> None:
     one = issued()
     one.expired(T0 + DAY)
-    assert one.next_action(T0 + DAY).step is Step.REQUEST
+    assert one.next_action(T0 + DAY).step is RotationStep.REQUEST
     assert "expired" in one.status(T0 + DAY).last_error
 
 
@@ -159,19 +159,19 @@ def test_a_clock_that_is_far_ahead_makes_no_storm() -> None:
     one = rotation()
     one.requested()
     one.issued(T0, T0 - DAY, T0 + 60)
-    assert one.next_action(T0) == Action(Step.WAIT, T0 + 30), "half of what is left by this clock"
+    assert one.next_action(T0) == Action(RotationStep.WAIT, T0 + 30), "half of what is left by this clock"
 
 
 def test_a_clock_that_was_set_back_does_not_put_off_a_renewal() -> None:
     one = issued()
-    assert one.next_action(T0 - DAY).step is Step.REQUEST
+    assert one.next_action(T0 - DAY).step is RotationStep.REQUEST
 
 
 def test_a_clock_that_was_set_back_does_not_stretch_a_backoff() -> None:
     one = rotation()
     one.requested()
     one.refused(T0, "no")
-    assert one.next_action(T0 - DAY).step is Step.REQUEST
+    assert one.next_action(T0 - DAY).step is RotationStep.REQUEST
 
 
 def test_errors_are_bounded() -> None:
@@ -181,29 +181,31 @@ def test_errors_are_bounded() -> None:
     assert len(one.status(T0).last_error) == MAX_ERROR_CHARACTERS
 
 
-REACH: dict[State, tuple[Event, ...]] = {
+REACH: dict[State, tuple[RotationEvent, ...]] = {
     State.WANTED: (),
-    State.REQUESTED: (Event.REQUESTED,),
-    State.VALID: (Event.ISSUED,),
-    State.RENEWING: (Event.ISSUED, Event.REQUESTED),
-    State.FAILED: (Event.REQUESTED, Event.REFUSED),
+    State.REQUESTED: (RotationEvent.REQUESTED,),
+    State.VALID: (RotationEvent.ISSUED,),
+    State.RENEWING: (RotationEvent.ISSUED, RotationEvent.REQUESTED),
+    State.FAILED: (RotationEvent.REQUESTED, RotationEvent.REFUSED),
 }
 
 
-def fire(one: Rotation, event: Event) -> None:
+def fire(one: Rotation, event: RotationEvent) -> None:
     match event:
-        case Event.REQUESTED:
+        case RotationEvent.REQUESTED:
             one.requested()
-        case Event.ISSUED:
+        case RotationEvent.ISSUED:
             one.issued(T0, T0, T0 + DAY)
-        case Event.REFUSED:
+        case RotationEvent.REFUSED:
             one.refused(T0, "no")
-        case Event.EXPIRED:
+        case RotationEvent.EXPIRED:
             one.expired(T0 + DAY)
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)), ids=lambda value: value.name)
-def test_the_table_is_what_happens_and_the_rest_is_an_error(state: State, event: Event) -> None:
+@pytest.mark.parametrize(
+    ("state", "event"), list(itertools.product(State, RotationEvent)), ids=lambda value: value.name
+)
+def test_the_table_is_what_happens_and_the_rest_is_an_error(state: State, event: RotationEvent) -> None:
     one = rotation()
     for step in REACH[state]:
         fire(one, step)
@@ -223,5 +225,5 @@ def test_a_short_lived_certificate_that_is_dated_back_is_not_renewed_at_once() -
     one.requested()
     assert one.issued(T0, T0 - 60.0, T0 + 30.0)
     action = one.next_action(T0 + 1.0)
-    assert action.step is Step.WAIT
+    assert action.step is RotationStep.WAIT
     assert action.at == pytest.approx(T0 + 15.0)

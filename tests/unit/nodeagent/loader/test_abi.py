@@ -16,7 +16,7 @@ def test_no_layout_has_implied_padding(layout: abi.Layout) -> None:
 
 
 def test_counters_have_one_slot_each() -> None:
-    assert [counter.value for counter in abi.Count] == list(range(len(abi.Count)))
+    assert [counter.value for counter in abi.CaptureCount] == list(range(len(abi.CaptureCount)))
 
 
 def test_what_captured_connections_need_is_attached_before_connections_are_captured() -> None:

@@ -11,7 +11,7 @@ from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from control.wire.watch import Batch, Change
 from nodeagent.capture.held import Held
-from nodeagent.capture.plan import Claim, Destinations, Enrolment, enrol
+from nodeagent.capture.plan import Claim, DestinationPlan, Enrolment, enrol
 from nodeagent.manager.enrol import INCOMPLETE, Changes, Enroller
 from nodeagent.manager.waiting import Verdict, WaitOutcome, WaitRequest
 from nodeagent.state.view import NodeState
@@ -54,7 +54,7 @@ class Kernel:
         found = [(cgroup, uid) for cgroup, uid in self.cgroups.items() if uid in uids]
         return enrol([Claim(workload=uid, cgroups={cgroup: Path(f"/c/{cgroup}")}) for cgroup, uid in found])
 
-    def apply(self, enrolment: Enrolment, destinations: Destinations | None = None) -> Enrolment:
+    def apply(self, enrolment: Enrolment, destinations: DestinationPlan | None = None) -> Enrolment:
         self.events.append(("kernel", dict(enrolment.cgroups)))
         self.partial = enrolment.partial
         self.held = set(enrolment.claims) - self.too_many

@@ -105,7 +105,7 @@ def test_a_new_worker_is_told_everything_in_order() -> None:
         assert isinstance(start, channel.Start)
         assert (start.index, start.node) == (3, "node-a")
         assert batch == channel.StateBatch(batch=snapshot(workload()))
-        assert enrolment == channel.Enrolment(cgroups={"7": "shop/web-0@1"}, edition=1)
+        assert enrolment == channel.EnrolmentUpdate(cgroups={"7": "shop/web-0@1"}, edition=1)
         assert (svid, begin) == (SVID, channel.Begin()), "it accepts nothing before it knows everything"
 
     play(story)
@@ -114,7 +114,7 @@ def test_a_new_worker_is_told_everything_in_order() -> None:
 def test_without_state_no_batch_is_sent_for_an_empty_mesh_is_a_claim() -> None:
     async def story(scene: Scene) -> None:
         peer = await scene.worker()
-        assert [type(m).__name__ for m in await peer.hears(3)] == ["Start", "Enrolment", "Begin"]
+        assert [type(m).__name__ for m in await peer.hears(3)] == ["Start", "EnrolmentUpdate", "Begin"]
         scene.mirror.apply(snapshot())
         scene.hub.publish(snapshot())
         assert await peer.hears(1) == [channel.StateBatch(batch=snapshot())]
@@ -172,7 +172,7 @@ def test_an_enrolment_that_did_not_change_is_not_repeated() -> None:
         for _ in range(3):
             scene.hub.publish_enrolment({7: "w"})
         scene.hub.publish_svid(SVID)
-        assert await peer.hears(2) == [channel.Enrolment(cgroups={"7": "w"}, edition=1), SVID]
+        assert await peer.hears(2) == [channel.EnrolmentUpdate(cgroups={"7": "w"}, edition=1), SVID]
 
     play(story)
 
@@ -216,7 +216,11 @@ def test_what_gets_stuck_in_one_worker_is_told_to_all_and_to_those_that_come_lat
         assert told in await (await scene.worker(2)).hears(3)
         scene.hub.publish_exclusions({})
         assert await second.hears(1) == [channel.SpliceExclusions(workloads={})]
-        assert [type(m).__name__ for m in await (await scene.worker(3)).hears(3)] == ["Start", "Enrolment", "Begin"]
+        assert [type(m).__name__ for m in await (await scene.worker(3)).hears(3)] == [
+            "Start",
+            "EnrolmentUpdate",
+            "Begin",
+        ]
 
     play(story)
 
@@ -254,7 +258,7 @@ def test_a_worker_that_does_not_answer_costs_its_own_answer_only(monkeypatch: py
         task = asyncio.ensure_future(scene.hub.flows())
         question = (await first.hears(4))[-1]
         assert isinstance(question, channel.ListFlows)
-        await first.says(channel.Flows(number=question.number, flows=({"id": 1},), tunnels=({"to": "b"},)))
+        await first.says(channel.FlowList(number=question.number, flows=({"id": 1},), tunnels=({"to": "b"},)))
         assert await task == {
             "flows": [{"worker": 0, "id": 1}],
             "tunnels": [{"worker": 0, "to": "b"}],
@@ -320,7 +324,7 @@ def test_a_worker_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -
 def test_readiness_and_revision_are_known() -> None:
     async def story(scene: Scene) -> None:
         peer = await scene.worker(1)
-        await peer.says(channel.Applied(revision=9, rejected=("policy p: bad",)))
+        await peer.says(channel.BatchApplied(revision=9, rejected=("policy p: bad",)))
         while peer.link.revision != 9:
             await asyncio.sleep(0)
         assert (scene.hub.serving, peer.link.pid, peer.link.rejected) == (1, 101, ("policy p: bad",))

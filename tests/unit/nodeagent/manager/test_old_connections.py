@@ -12,7 +12,7 @@ import pytest
 from control.wire.address import packed_ip
 from control.wire.discovery import Workload
 from nodeagent.capture.reset import Outcome, Subject, Told, UnseenAgentError
-from nodeagent.capture.standing import PAST, Standing, Way
+from nodeagent.capture.standing import PAST, OldConnection, Way
 from nodeagent.manager.old_connections import LOOKS, MAX_TOLD, OldConnections
 from nodeagent.namespaces.sockets import TcpSocket
 from nodeagent.state.view import NodeState
@@ -103,7 +103,7 @@ def test_who_leaves_loses_what_the_mesh_carries_for_it_as_a_client(node: Node) -
 def told(count: int) -> tuple[Told, ...]:
     here = (packed_ip("10.0.0.1"), 4000)
     each = TcpSocket(2, 1, here, here, 1, 0, 0, b"")
-    return tuple(itertools.repeat(Told(Standing(each, Way.PAST_OUT), 17, ended=True), count))
+    return tuple(itertools.repeat(Told(OldConnection(each, Way.PAST_OUT), 17, ended=True), count))
 
 
 def test_what_was_reset_is_told_and_counted_within_bounds(node: Node, caplog: pytest.LogCaptureFixture) -> None:

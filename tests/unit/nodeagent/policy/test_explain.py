@@ -5,7 +5,7 @@ from __future__ import annotations
 from control.wire.discovery import Action, OperationMatch, PolicyRule, SourceMatch
 from control.wire.ids import SpiffeId
 from nodeagent.policy.connection import Connection
-from nodeagent.policy.explain import Step, explain
+from nodeagent.policy.explain import PolicyStep, explain
 from nodeagent.state.targets import MissingPolicy
 from tests.support.objects import policy, rule
 
@@ -15,8 +15,8 @@ CONNECTION = Connection(CLIENT, "10.0.0.7", "10.0.0.1", 8080)
 
 def test_a_refusal_is_traced_to_its_list() -> None:
     steps = explain(CONNECTION, (policy("a", Action.ALLOW, rule(SourceMatch(namespaces=("x", "y")))),))
-    assert steps[0] == Step("shop/a", "rules[0].sources[0]", False, "namespaces: shop is not in [x, y]")
-    assert steps[1] == Step("shop/a", "rules[0]", False, "does not match")
+    assert steps[0] == PolicyStep("shop/a", "rules[0].sources[0]", False, "namespaces: shop is not in [x, y]")
+    assert steps[1] == PolicyStep("shop/a", "rules[0]", False, "does not match")
     assert steps[-1].place == "verdict" and not steps[-1].matched and "policy-denied" in steps[-1].why
 
 

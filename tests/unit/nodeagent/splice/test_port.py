@@ -11,7 +11,7 @@ import pytest
 
 from control.wire.address import SocketAddress
 from nodeagent.loader.errors import BpfError
-from nodeagent.splice.abi import OUT, Answer, Flag
+from nodeagent.splice.abi import OUT, Flag, SpliceAnswer
 from nodeagent.splice.figures import SplicedBytes
 from nodeagent.splice.port import LOG_SECONDS, WORDS, SplicePort
 from nodeagent.splice.splicer import Splicer, SpliceState
@@ -30,7 +30,7 @@ class FakeSplicer:
         self.calls: list[tuple[object, ...]] = []
         self.reports: list[list[tuple[int, Flag]]] = []
         """What ``broken`` tells, call by call, before it tells what it always tells."""
-        self.answer = Answer.DONE
+        self.answer = SpliceAnswer.DONE
         self.queued = 0
         """Looks that find bytes of a leg that is to leave."""
 
@@ -50,7 +50,7 @@ class FakeSplicer:
 
     def prepare_leg(
         self, number: int, ends: tuple[SocketAddress, SocketAddress], place: int, *, dialled: bool
-    ) -> Answer:
+    ) -> SpliceAnswer:
         self._call("prepare_leg", number, ends, place, dialled)
         return self.answer
 
@@ -160,9 +160,14 @@ ENDS = (CLIENT, LISTENER)
 
 @pytest.mark.parametrize(
     ("answer", "told"),
-    [(Answer.DONE, (7, True)), (Answer.WAITING, (7, False)), (Answer.NO_SOCKET, None), (Answer.FULL, None)],
+    [
+        (SpliceAnswer.DONE, (7, True)),
+        (SpliceAnswer.WAITING, (7, False)),
+        (SpliceAnswer.NO_SOCKET, None),
+        (SpliceAnswer.FULL, None),
+    ],
 )
-def test_a_leg_is_prepared_now_later_or_never(answer: Answer, told: tuple[int, bool] | None) -> None:
+def test_a_leg_is_prepared_now_later_or_never(answer: SpliceAnswer, told: tuple[int, bool] | None) -> None:
     splicer = FakeSplicer()
     splicer.answer = answer
     assert port(splicer).prepare_leg(7, 3, ENDS, 4) == told

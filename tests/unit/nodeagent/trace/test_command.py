@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from nodeagent.cli.main import main
 from nodeagent.config import Config
 from nodeagent.trace import names
-from nodeagent.trace.command import Surroundings, Trace, Wishes
+from nodeagent.trace.command import Trace, TraceContext, Wishes
 from nodeagent.trace.names import NoWorkloadError
-from nodeagent.trace.obstacles import CannotTraceError, Obstacle, Status
+from nodeagent.trace.obstacles import CannotTraceError, ExitStatus, Obstacle
 from tests.unit.nodeagent.trace.documents import said
 from tests.unit.nodeagent.trace.probes import orders, probe
 
@@ -32,8 +32,8 @@ class Operator:
         self.notes: list[str] = []
         self.workloads = workloads
 
-    def around(self) -> Surroundings:
-        return Surroundings(workloads=self.answer, write=self.lines.append, note=self.notes.append)
+    def around(self) -> TraceContext:
+        return TraceContext(workloads=self.answer, write=self.lines.append, note=self.notes.append)
 
     def answer(self) -> Sequence[dict[str, Any]]:
         if self.workloads is None:
@@ -120,7 +120,7 @@ def test_ctrl_c_is_a_good_end(config: Config, tmp_path: Path) -> None:
     def interrupted(line: str) -> None:
         raise KeyboardInterrupt
 
-    around = Surroundings(workloads=operator.answer, write=interrupted, note=operator.notes.append)
+    around = TraceContext(workloads=operator.answer, write=interrupted, note=operator.notes.append)
     operation = Trace(probe(tmp_path / "p", READY, {"event": said()}), config, Wishes(as_json=True), around)
     operation.run()
     assert operator.notes[-1].endswith("events")
@@ -140,7 +140,7 @@ def run(*arguments: str) -> Result:
 
 def test_the_verb_ends_with_the_status_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> str:
-        raise CannotTraceError([Obstacle(Status.NO_HEADERS, "install linux-headers-x")])
+        raise CannotTraceError([Obstacle(ExitStatus.NO_HEADERS, "install linux-headers-x")])
 
     monkeypatch.setattr("nodeagent.trace.obstacles.ready_python", missing)
     result = run()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.trace.events import from_probe
-from nodeagent.trace.names import Names, NoWorkloadError, choose, enrolled_cgroups, scan
+from nodeagent.trace.names import NoWorkloadError, WorkloadNames, choose, enrolled_cgroups, scan
 from tests.unit.nodeagent.trace.documents import said
 
 WORKLOADS = [
@@ -16,8 +16,8 @@ WORKLOADS = [
 PATHS = {1: "/", 2: "/shop", 3: "/shop/web", 4: "/shop/web/db", 5: "/other", 6: "/shopping"}
 
 
-def names(paths: dict[int, str] = PATHS) -> Names:
-    found = Names(lambda: paths)
+def names(paths: dict[int, str] = PATHS) -> WorkloadNames:
+    found = WorkloadNames(lambda: paths)
     found.refresh(enrolled_cgroups(WORKLOADS))
     return found
 
@@ -40,7 +40,7 @@ def test_a_cgroup_made_meanwhile_is_looked_up_once() -> None:
         looks.append(1)
         return paths
 
-    found = Names(look)
+    found = WorkloadNames(look)
     found.refresh(enrolled_cgroups(WORKLOADS))
     paths[7] = "/shop/new"
     assert (found.path(7), found.workload(7)) == ("/shop/new", "shop/web")

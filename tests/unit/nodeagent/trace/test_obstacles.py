@@ -8,8 +8,8 @@ import pytest
 from nodeagent.trace import obstacles
 from nodeagent.trace.obstacles import (
     CannotTraceError,
+    ExitStatus,
     Obstacle,
-    Status,
     find_python,
     no_headers,
     no_tracefs,
@@ -29,12 +29,12 @@ def script(path: Path, text: str) -> str:
 def test_only_root_may() -> None:
     assert not_root(0) is None
     found = not_root(1000)
-    assert found is not None and found.status == Status.NOT_ROOT and "sudo" in found.text
+    assert found is not None and found.status == ExitStatus.NOT_ROOT and "sudo" in found.text
 
 
 def test_headers_are_missing_by_name(tmp_path: Path) -> None:
     found = no_headers(RELEASE, {}, tmp_path)
-    assert found is not None and found.status == Status.NO_HEADERS
+    assert found is not None and found.status == ExitStatus.NO_HEADERS
     assert f"linux-headers-{RELEASE} (Debian" in found.text and f"kernel-devel-{RELEASE} (Fedora" in found.text
     assert "link to nowhere" not in found.text
 
@@ -74,7 +74,7 @@ def test_tracefs_that_is_not_mounted_is_told_from_a_kernel_without_the_event(tmp
     assert found is not None and found.text.startswith("tracefs is not mounted: mount -t tracefs")
     (tmp_path / "events").mkdir()
     found = no_tracefs((tmp_path,))
-    assert found is not None and found.status == Status.NO_TRACEFS and "has no tracepoint" in found.text
+    assert found is not None and found.status == ExitStatus.NO_TRACEFS and "has no tracepoint" in found.text
     (tmp_path / "events/sock/inet_sock_set_state").mkdir(parents=True)
     (tmp_path / "events/sock/inet_sock_set_state/format").touch()
     assert no_tracefs((tmp_path / "other", tmp_path)) is None
@@ -86,7 +86,7 @@ def test_a_python_with_bcc_is_found_after_one_without(tmp_path: Path) -> None:
     broken = script(tmp_path / "broken", "#!/bin/sh\necho oh dear >&2; exit 7\n")
     assert find_python((without, with_bcc)) == with_bcc
     found = find_python((without, broken, str(tmp_path / "absent")))
-    assert isinstance(found, Obstacle) and found.status == Status.NO_BCC
+    assert isinstance(found, Obstacle) and found.status == ExitStatus.NO_BCC
     assert "install python3-bpfcc (Debian" in found.text and "not 'pip install bcc'" in found.text
     assert "no module bcc" in found.text and "status 7: oh dear" in found.text and "No such file" in found.text
 
@@ -107,8 +107,8 @@ def test_pypis_bcc_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_everything_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(obstacles, "find_python", lambda: Obstacle(Status.NO_BCC, "no BCC"))
+    monkeypatch.setattr(obstacles, "find_python", lambda: Obstacle(ExitStatus.NO_BCC, "no BCC"))
     with pytest.raises(CannotTraceError) as error:
         ready_python(1000, "0.0.0-nowhere", {})
-    assert error.value.status == Status.NOT_ROOT, "the first of them"
+    assert error.value.status == ExitStatus.NOT_ROOT, "the first of them"
     assert "no BCC" in str(error.value) and "linux-headers-0.0.0-nowhere" in str(error.value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.trace.obstacles import CannotTraceError, Status
+from nodeagent.trace.obstacles import CannotTraceError, ExitStatus
 from nodeagent.trace.tracer import Order, Tracer
 from tests.unit.nodeagent.trace.documents import said
 from tests.unit.nodeagent.trace.probes import orders, probe
@@ -37,18 +37,18 @@ def test_events_come_as_they_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("says", "then", "status", "words"),
     [
-        ([{"failed": "bcc", "text": "no module bcc"}], "", Status.NO_BCC, "no module bcc"),
-        ([{"failed": "tracefs", "text": "no tracepoint"}], "", Status.NO_TRACEFS, "no tracepoint"),
-        ([{"failed": "kernel", "text": "no luck"}], "", Status.KERNEL_REFUSED, "headers are another kernel's"),
-        ([], "print('fatal error: no such file', file=sys.stderr)", Status.LOST_PROBE, "fatal error: no such file"),
-        ([], "print('Traceback')", Status.LOST_PROBE, "not JSON"),
-        ([], "print('[]')", Status.LOST_PROBE, "not understood"),
-        ([], "os.kill(os.getpid(), 9)", Status.LOST_PROBE, "has died"),
-        ([], "print('x' * 3_000_000)", Status.LOST_PROBE, "has died"),
+        ([{"failed": "bcc", "text": "no module bcc"}], "", ExitStatus.NO_BCC, "no module bcc"),
+        ([{"failed": "tracefs", "text": "no tracepoint"}], "", ExitStatus.NO_TRACEFS, "no tracepoint"),
+        ([{"failed": "kernel", "text": "no luck"}], "", ExitStatus.KERNEL_REFUSED, "headers are another kernel's"),
+        ([], "print('fatal error: no such file', file=sys.stderr)", ExitStatus.LOST_PROBE, "fatal error: no such file"),
+        ([], "print('Traceback')", ExitStatus.LOST_PROBE, "not JSON"),
+        ([], "print('[]')", ExitStatus.LOST_PROBE, "not understood"),
+        ([], "os.kill(os.getpid(), 9)", ExitStatus.LOST_PROBE, "has died"),
+        ([], "print('x' * 3_000_000)", ExitStatus.LOST_PROBE, "has died"),
     ],
 )  # fmt: skip
 def test_a_probe_that_cannot_work_is_a_clear_message(
-    tmp_path: Path, says: list[object], then: str, status: Status, words: str
+    tmp_path: Path, says: list[object], then: str, status: ExitStatus, words: str
 ) -> None:
     with (
         pytest.raises(CannotTraceError, match=words) as error,
@@ -77,7 +77,7 @@ def test_a_probe_that_dies_later_ends_the_trace(tmp_path: Path) -> None:
             while True:
                 list(tracer.events(SECONDS))
         tracer.narrow([1])  # nobody hears it, nothing breaks
-    assert error.value.status == Status.LOST_PROBE
+    assert error.value.status == ExitStatus.LOST_PROBE
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
