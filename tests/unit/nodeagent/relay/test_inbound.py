@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
@@ -161,7 +162,8 @@ async def test_a_handshake_that_stops_is_ended_in_time(mesh: Stage) -> None:
     mesh.b.inbound.tick(mesh.loop.time() + 9)
     assert mesh.b.inbound.tunnels
     mesh.b.inbound.tick(mesh.loop.time() + 11)
-    assert await mesh.read_to_end(client) == b""
+    with contextlib.suppress(ConnectionResetError):  # where the octet was not read yet
+        assert await mesh.read_to_end(client) == b""
     (record,) = await mesh.records(mesh.b)
     assert "no TLS handshake within" in record.detail
 
