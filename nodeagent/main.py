@@ -31,6 +31,7 @@ from nodeagent.client.session import Session
 from nodeagent.client.statefile import StateDirectory
 from nodeagent.compiled.finder import INTERPRETED
 from nodeagent.config import Config
+from nodeagent.enrolment.waiting import WaitRequest
 from nodeagent.lifecycle import Lifecycle, Phase
 from nodeagent.limits.excess import Excess
 from nodeagent.local.server import LocalServer
@@ -45,7 +46,6 @@ from nodeagent.manager.ports import Bound, agent_ports, bind_managers, guard_own
 from nodeagent.manager.supervisor import WORKER_COMMAND, Supervisor
 from nodeagent.manager.svids import SvidKeeper
 from nodeagent.manager.vitals import Vitals
-from nodeagent.manager.waiting import WaitRequest
 from nodeagent.notify import ServiceManager
 from nodeagent.report.documents import Documents
 from nodeagent.report.health import Health

@@ -22,7 +22,7 @@ from nodeagent.local.shares import Shares
 from nodeagent.local.trust import UntrustedPathError, open_directory, trusted_users
 
 MAX_CONNECTIONS: Final = 1280
-"""At once: all questions that may wait (``manager.waiting``), and some that are answered at once."""
+"""At once: all questions that may wait (``enrolment.waiting``), and some that are answered at once."""
 MAX_CONNECTIONS_OF_USERS: Final = 640
 """Of those, connections of all users but root."""
 MAX_CONNECTIONS_OF_ONE: Final = 128

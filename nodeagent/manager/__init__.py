@@ -5,10 +5,7 @@ them, collects what happened), ``WorkerLink`` (link: the socket to one), ``Disco
 watch, disk, read model), ``Membership`` (membership: the node's own credential), ``SvidKeeper``
 (svids: the identities of local workloads), ``Vitals`` (vitals: words to the service manager),
 ``CapturePart`` (part: everything of capture, as the core knows it), ``HostCapture`` (capturing: the
-one that captures, which joins what follows), ``Enroller`` (enrol: which cgroups are captured),
-``NodeEnrolment`` (enrolment: how far each is, and why), ``Stage`` (stages: the table for that,
-pure), ``WaitingRoom`` (waiting: processes that wait until they are captured), ``PlaintextPorts``
-(plaintext: how plaintext from outside the mesh is treated), ``Components`` (parts: references to all of
-them, for ``report``).
+one that captures, which joins what follows), ``PlaintextPorts`` (plaintext: how plaintext from
+outside the mesh is treated), ``Components`` (parts: references to all of them, for ``report``).
 Imported by ``cli``, ``main``, ``report``.
 """

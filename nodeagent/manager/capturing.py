@@ -18,18 +18,18 @@ from nodeagent.capture.reset import Outcome, ResetContext, Subject, reset
 from nodeagent.capture.standing import Way
 from nodeagent.channel import Namespaces
 from nodeagent.config import Config
+from nodeagent.enrolment.enroller import Enroller
+from nodeagent.enrolment.standing import CaptureStanding
+from nodeagent.enrolment.waiting import Verdict, WaitRequest
 from nodeagent.lifecycle import Check
 from nodeagent.manager import shown
 from nodeagent.manager.egress import Egress
-from nodeagent.manager.enrol import Enroller
-from nodeagent.manager.enrolment import CaptureStanding
 from nodeagent.manager.hub import Hub
 from nodeagent.manager.namespaces import NodeNamespaces
 from nodeagent.manager.old_connections import OldConnections
 from nodeagent.manager.part import Task
 from nodeagent.manager.plaintext import PlaintextPorts
 from nodeagent.manager.splice import NodeSplice
-from nodeagent.manager.waiting import Verdict, WaitRequest
 from nodeagent.namespaces.handle import Namespace
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.accesslog import Log, open_log

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from nodeagent.capture.held import Held
+from nodeagent.enrolment.standing import CaptureStanding
+from nodeagent.enrolment.waiting import Verdict, WaitOutcome, WaitRequest
 from nodeagent.lifecycle import Check
 from nodeagent.manager import shown
-from nodeagent.manager.enrolment import CaptureStanding
 from nodeagent.manager.splice import NodeSplice
-from nodeagent.manager.waiting import Verdict, WaitOutcome, WaitRequest
 from nodeagent.state.view import NodeState
 from nodeagent.telemetry.samples import CounterSample, NumberSample
 

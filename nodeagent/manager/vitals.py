@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from nodeagent.enrolment.standing import CaptureStanding
 from nodeagent.lifecycle import Lifecycle
-from nodeagent.manager.enrolment import CaptureStanding
 from nodeagent.manager.link import WorkerLink
 from nodeagent.notify import ServiceManager
 

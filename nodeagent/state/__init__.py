@@ -6,6 +6,6 @@ and what is derived from them), ``Applied`` (targets: what a batch changed, and 
 refused), ``ServiceTarget``, ``ExternalTarget``, ``WorkloadTarget`` and ``Unresolved`` (targets:
 where an address leads), ``MissingPolicy`` (targets: a policy that selects a workload has not
 arrived). ``accept`` checks wire objects one by one, ``index`` holds the look-ups.
-Imported by ``capture``, ``cli``, ``dns``, ``doctor``, ``flows``, ``main``, ``manager``, ``policy``,
-``relay``, ``report``, ``worker``.
+Imported by ``capture``, ``cli``, ``dns``, ``doctor``, ``enrolment``, ``flows``, ``main``,
+``manager``, ``policy``, ``relay``, ``report``, ``worker``.
 """

@@ -15,6 +15,7 @@ from nodeagent.channel import Namespaces, NamespaceState
 from nodeagent.manager.namespaces import NodeNamespaces
 from nodeagent.namespaces.census import census
 from nodeagent.namespaces.handle import Namespace, own
+from nodeagent.namespaces.sources import NO_SOURCES, Sources
 from tests.kernel.conftest import Lab
 
 WEB, DB = "shop/web@1", "shop/db@1"
@@ -79,7 +80,9 @@ class Told:
         self.served: dict[int, tuple[int, int]] = {}
         self.messages: list[Namespaces] = []
 
-    def serve(self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True) -> None:
+    def serve(
+        self, cookie: int, port: int, dns_port: int = 0, *, ipv6: bool = True, source: Sources = NO_SOURCES
+    ) -> None:
         self.served[cookie] = (port, dns_port)
 
     def unserve(self, cookie: int) -> None:

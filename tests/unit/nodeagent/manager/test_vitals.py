@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nodeagent.enrolment.standing import CaptureStanding
 from nodeagent.lifecycle import Lifecycle, Phase
-from nodeagent.manager.enrolment import CaptureStanding
 from nodeagent.manager.link import WorkerLink
 from nodeagent.manager.vitals import SETTLE_SECONDS, SILENT_SECONDS, Vitals
 from nodeagent.notify import ServiceManager

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.manager.stages import TABLE, CgroupFacts, Signal, Stage, UndefinedStepError, advance, follow, signal_for
+from nodeagent.enrolment.stages import (
+    TABLE,
+    CgroupFacts,
+    Signal,
+    Stage,
+    UndefinedStepError,
+    advance,
+    follow,
+    signal_for,
+)
 
 GAINS = {Signal.TELL, Signal.LISTEN, Signal.ENTER}
 ALL_FACTS = [CgroupFacts(*reasons) for reasons in product(("", "untold"), ("", "unserved"), ("", "unentered"))]

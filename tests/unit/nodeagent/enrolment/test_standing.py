@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nodeagent.capture.held import Held
 from nodeagent.capture.plan import User
-from nodeagent.manager.enrolment import CaptureStanding, EnrolledCgroup, NodeEnrolment
-from nodeagent.manager.stages import CgroupFacts
+from nodeagent.enrolment.stages import CgroupFacts
+from nodeagent.enrolment.standing import CaptureStanding, EnrolledCgroup, NodeEnrolment
 
 SEEN = {7: (4026,), 8: (), 9: (4026,)}
 IN = CgroupFacts("", "", "")

@@ -12,8 +12,8 @@ from control.wire.discovery import Workload
 from control.wire.watch import Batch, Change
 from nodeagent.capture.held import Held
 from nodeagent.capture.plan import Claim, DestinationPlan, Enrolment, enrol
-from nodeagent.manager.enrol import INCOMPLETE, Changes, Enroller
-from nodeagent.manager.waiting import Verdict, WaitOutcome, WaitRequest
+from nodeagent.enrolment.enroller import INCOMPLETE, Changes, Enroller
+from nodeagent.enrolment.waiting import Verdict, WaitOutcome, WaitRequest
 from nodeagent.state.view import NodeState
 from tests.support.objects import delta, service, snapshot, workload
 

@@ -19,9 +19,9 @@ from control.wire.discovery import Workload
 from nodeagent.capture.destinations import DestinationTable
 from nodeagent.capture.held import Held
 from nodeagent.capture.plan import DestinationPlan, Enrolment
-from nodeagent.manager.enrolment import CaptureStanding, EnrolledCgroup, NodeEnrolment
-from nodeagent.manager.stages import CgroupFacts
-from nodeagent.manager.waiting import Verdict, WaitingRoom, WaitRequest
+from nodeagent.enrolment.stages import CgroupFacts
+from nodeagent.enrolment.standing import CaptureStanding, EnrolledCgroup, NodeEnrolment
+from nodeagent.enrolment.waiting import Verdict, WaitingRoom, WaitRequest
 from nodeagent.state.view import NodeState
 
 SCAN_SECONDS = 0.25

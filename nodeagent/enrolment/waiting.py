@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
+from nodeagent.enrolment.standing import CaptureStanding
 from nodeagent.local.shares import Shares
-from nodeagent.manager.enrolment import CaptureStanding
 
 MAX_WAITING: Final = 1024
 """Questions that wait at once: a node that starts every container it can hold has fewer."""

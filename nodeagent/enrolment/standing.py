@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from nodeagent.capture.held import Held
-from nodeagent.manager.stages import CgroupFacts, Stage, advance
+from nodeagent.enrolment.stages import CgroupFacts, Stage, advance
 
 MAX_REASONS: Final = 3
 """Cgroups that are named when the whole node is asked about."""

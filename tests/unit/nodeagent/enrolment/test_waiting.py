@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from nodeagent.manager import waiting as module
-from nodeagent.manager.enrolment import CaptureStanding
-from nodeagent.manager.waiting import Verdict, WaitingRoom, WaitOutcome, WaitRequest
+from nodeagent.enrolment import waiting as module
+from nodeagent.enrolment.standing import CaptureStanding
+from nodeagent.enrolment.waiting import Verdict, WaitingRoom, WaitOutcome, WaitRequest
 
 IN, OUT = CaptureStanding(True), CaptureStanding(False, "not yet")
 NOBODY = CaptureStanding(False, "nobody selects it", unselected=True)
