@@ -13,6 +13,7 @@ from control.wire.address import SocketAddress
 from control.wire.discovery import Workload
 from nodeagent.flows.app import AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach.attempt import UnwatchedAttempt
 from nodeagent.flows.reach.external import ExternalDestination
 from nodeagent.flows.reach.local import LocalDestination
 from nodeagent.flows.reach.remote import RemoteDestination
@@ -84,22 +85,6 @@ class OutboundAttempt:
     def failed(self, reason: Reason, detail: str) -> None:
         """The endpoint does not answer."""
         self._outbound.reach.balancer.failed(self._uid, self._outbound.services.tasks.loop.time())
-        self._flow.cut(reason, detail)
-
-
-class ExternalAttempt:
-    """A flow on its way to a host outside the mesh."""
-
-    __slots__ = ("_flow",)
-
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
-
-    def reached(self) -> None:
-        """Nobody waits to be told."""
-
-    def failed(self, reason: Reason, detail: str) -> None:
-        """No endpoint answers."""
         self._flow.cut(reason, detail)
 
 
@@ -230,7 +215,7 @@ class Outbound:
         )  # fmt: skip
         flow = Flow(self.services.tracker, record)
         self._begin(leg, flow)
-        self.reach.external.start(flow, leg, ExternalDestination(plan.service, plan.places), ExternalAttempt(flow))
+        self.reach.external.start(flow, leg, ExternalDestination(plan.service, plan.places), UnwatchedAttempt(flow))
 
     def baggage_of(self, workload: Workload) -> dict[str, str]:
         """What a workload is called in requests to other nodes."""

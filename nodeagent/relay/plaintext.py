@@ -12,6 +12,7 @@ from asyncio import BaseTransport
 from control.wire.address import SocketAddress
 from nodeagent.flows.app import AppLeg
 from nodeagent.flows.flow import Flow
+from nodeagent.flows.reach.attempt import UnwatchedAttempt
 from nodeagent.flows.reach.local import LocalDestination
 from nodeagent.flows.reach.ways import Reach
 from nodeagent.flows.services import Services
@@ -43,22 +44,6 @@ class PlaintextLeg(AppLeg):
         except Exception:  # a defect: this connection is refused, the others go on
             _log.exception("defect while accepting a plaintext connection")
             self.abort(Reason.INTERNAL_ERROR)
-
-
-class PlaintextAttempt:
-    """A flow on its way to the server that the client asked for."""
-
-    __slots__ = ("_flow",)
-
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
-
-    def reached(self) -> None:
-        """Nobody waits to be told."""
-
-    def failed(self, reason: Reason, detail: str) -> None:
-        """The server does not answer."""
-        self._flow.cut(reason, detail)
 
 
 class Plaintext:
@@ -112,4 +97,4 @@ class Plaintext:
         tracker.add(flow)
         # the client asked for an address of the namespace where it was accepted
         to = LocalDestination(address=plan.address, client=client, home=leg.home)
-        self._reach.local.start(flow, leg, to, PlaintextAttempt(flow))
+        self._reach.local.start(flow, leg, to, UnwatchedAttempt(flow))

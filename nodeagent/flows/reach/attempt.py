@@ -19,6 +19,22 @@ class Attempt(Protocol):
         """The destination cannot be reached: end the flow."""
 
 
+class UnwatchedAttempt:
+    """An attempt whose outcome nobody else learns: a failure ends the flow."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    def reached(self) -> None:
+        """Nobody waits for it."""
+
+    def failed(self, reason: Reason, detail: str) -> None:
+        """End the flow."""
+        self._flow.cut(reason, detail)
+
+
 def establish(
     flow: Flow,
     source: JoinableLeg,
